@@ -1,0 +1,55 @@
+# make demo   set up, index the documentation of this Python, search it        (Q="your words" asks your own)
+# make test   set up, check style and types, run the tests                     (ARGS="-k phrase" selects some)
+# make lint   the checks alone          make bench  measure          make clean  remove all that make made
+#
+# Needs Python 3.11 or newer as PYTHON. Everything goes into .venv and .demo of this directory.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export Q
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+demo: .venv/ready-to-use
+	@$(BIN)/python examples/01_python_docs.py $${Q:+-- "$$Q"}
+
+test: lint
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: .venv/ready-to-test
+	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m mypy --strict quidditch_core
+
+bench: .venv/ready-to-test
+	@echo "no benchmarks yet: they will live in benchmarks/ and their figures in docs/performance.md"
+
+clean:
+	rm -rf .venv .demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment is made once; it is installed into again when pyproject.toml changes. Tests need more than use.
+.venv/made:
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "no $(PYTHON) on this machine: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$("$(PYTHON)" -V 2>&1):" \
+	         "make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear .venv || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/ready-to-use: .venv/made pyproject.toml
+	@echo "setting up .venv (once)"
+	@$(BIN)/python -m pip install --quiet --editable '.[cli]'
+	@touch $@
+
+.venv/ready-to-test: .venv/made pyproject.toml
+	@echo "setting up .venv with the test tools (once)"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ .venv/ready-to-use

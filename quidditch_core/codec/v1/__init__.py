@@ -1,0 +1,1 @@
+"""The first format: see FORMAT.md beside this folder."""

@@ -1,0 +1,221 @@
+"""A segment as one blob: sections, page checksums, table of contents, footer. FORMAT.md draws it.
+
+Nothing here knows where the blob lives: writing yields bytes, reading goes through the structural interface of
+a blob (``files.Blob``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ...errors import CorruptIndexError, FormatError
+from ...files import PAGE_SIZE, Blob
+from ...segment import MAX_DOCS, PADDING, FieldInfo, RamSections, Section, Sections, Segment
+from .stored import StoredCodec, compress, reader
+
+MAGIC = b"QDSEGMNT"
+FORMAT = 0
+ALIGN = 64
+FOOTER = 32  # u32 format, u32 tail CRC, u64 tail offset, u64 tail size, magic
+
+_IN_TAIL = ("terms.sparse/", "terms.first/", "terms.first.offset/", "stored.first", "column.min/", "column.max/")
+_OPTIONAL = ("blocks.bound/",)
+
+
+class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One section: bytes [offset, offset + length), read as ``base`` + unsigned integers of ``width`` bytes.
+
+    An ``optional`` section that a reader does not know may be ignored.
+    """
+
+    name: str
+    offset: int
+    length: int
+    width: int = 1
+    base: int = 0
+    optional: bool = False
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """The table of contents, MessagePack."""
+
+    docs: int
+    fields: list[FieldInfo]
+    sections: list[SectionEntry]
+    checksums: int  # offset in the tail of the CRC-32 (u32) of each page before the tail
+    stored: str
+    codec: str
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """What the manifest records of a written segment."""
+
+    offset: int
+    crc: int
+
+
+def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) -> Iterator[bytes]:
+    """The bytes of ``segment`` as a file, in pieces; ``done`` is called with its tail at the end."""
+    stored = reader(segment)
+    compressed = compress([stored.read(doc) for doc in range(segment.docs)], codec)
+    pieces: list[tuple[str, Sections]] = [
+        (name, segment.sections) for name in segment.sections.names() if not name.startswith("stored")]
+    pieces += [(name, compressed) for name in compressed.names()]
+    pages = _Pages()
+    entries: list[SectionEntry] = []
+    offset = 0
+
+    def emit(name: str, sections: Sections) -> Iterator[bytes]:
+        nonlocal offset
+        sections.need(name, 0, sections.size(name))
+        data, width, base = sections.section(name)
+        entries.append(SectionEntry(name, offset, data.size, width, base, name.startswith(_OPTIONAL)))
+        pad = -data.size % ALIGN
+        offset += data.size + pad
+        yield data.tobytes()
+        yield bytes(pad)
+
+    for name, sections in pieces:
+        for chunk in emit(name, sections) if not name.startswith(_IN_TAIL) else ():
+            pages.add(chunk)
+            yield chunk
+    gap = bytes(PADDING)
+    pages.add(gap)
+    offset += PADDING
+    yield gap
+    tail_offset = offset
+    tail = []
+    for name, sections in pieces:
+        if name.startswith(_IN_TAIL):
+            tail += list(emit(name, sections))
+    checksums = offset - tail_offset
+    tail.append(pages.finish())
+    contents = Contents(segment.docs, list(segment.fields.values()), entries, checksums, "zstd", codec.name)
+    table = msgspec.msgpack.encode(contents)
+    tail.append(table)
+    tail.append(len(table).to_bytes(8, "little"))
+    raw = b"".join(tail)
+    crc = zlib.crc32(raw)
+    yield raw
+    yield _footer(crc, tail_offset, len(raw))
+    done(Tail(tail_offset, crc))
+
+
+def _footer(crc: int, offset: int, size: int) -> bytes:
+    return (FORMAT.to_bytes(4, "little") + crc.to_bytes(4, "little") + offset.to_bytes(8, "little")
+            + size.to_bytes(8, "little") + MAGIC)
+
+
+class _Pages:
+    """CRC-32 of each page of a stream."""
+
+    def __init__(self) -> None:
+        self._crcs: list[int] = []
+        self._crc = self._used = 0
+
+    def add(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            part = view[: PAGE_SIZE - self._used]
+            self._crc = zlib.crc32(part, self._crc)
+            self._used += len(part)
+            view = view[len(part) :]
+            if self._used == PAGE_SIZE:
+                self._crcs.append(self._crc)
+                self._crc = self._used = 0
+
+    def finish(self) -> bytes:
+        if self._used:
+            self._crcs.append(self._crc)
+        return np.array(self._crcs, np.uint32).tobytes()
+
+
+class BlobSections:
+    """The sections of a blob: those in the tail are verified already, the others page by page when needed."""
+
+    def __init__(self, blob: Blob, entries: dict[str, SectionEntry], tail_offset: int, tail: bytes) -> None:
+        self._blob = blob
+        self._entries = entries
+        self._tail_offset = tail_offset
+        self._bytes = np.frombuffer(blob.view, np.uint8)
+        self._tail = np.frombuffer(tail + bytes(PADDING), np.uint8)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> Any:
+        return self._entries
+
+    def size(self, name: str) -> int:
+        entry = self._entries.get(name)
+        return entry.length if entry else 0
+
+    def address(self, name: str) -> int:
+        entry = self._entries[name]
+        if entry.offset >= self._tail_offset:
+            return int(self._tail.__array_interface__["data"][0]) + entry.offset - self._tail_offset
+        return self._blob.address + entry.offset
+
+    def need(self, name: str, start: int, length: int) -> None:
+        entry = self._entries.get(name)
+        if entry is None or start < 0 or length < 0 or start + length > entry.length:
+            raise CorruptIndexError("bytes outside a section are referred to", path=f"{self._blob.name}:{name}",
+                                    found=(start, length), expected=f"within {entry.length if entry else 0} bytes",
+                                    fix="restore the segment from a snapshot")
+        if length and entry.offset < self._tail_offset:
+            self._blob.need(((entry.offset + start, length),))
+
+    def section(self, name: str) -> Section:
+        entry = self._entries[name]
+        if entry.offset >= self._tail_offset:
+            at = entry.offset - self._tail_offset
+            data = self._tail[at : at + entry.length]
+        else:
+            data = self._bytes[entry.offset : entry.offset + entry.length]
+        return Section(data, entry.width, entry.base)
+
+
+def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
+    """The segment in a blob, whose tail is read and verified now and whose pages when they are needed."""
+    size = blob.size - tail_offset
+    if not 0 <= tail_offset <= blob.size - FOOTER:
+        raise _damaged(blob, "the tail lies outside the file", tail_offset)
+    data = blob.pread(tail_offset, size)
+    tail, footer = data[:-FOOTER], data[-FOOTER:]
+    if footer[-8:] != MAGIC:
+        raise _damaged(blob, "not a segment", footer[-8:])
+    version = int.from_bytes(footer[:4], "little")
+    if version > FORMAT:
+        raise FormatError("the segment was written by a newer version", path=blob.name, found=f"format {version}",
+                          expected=f"format {FORMAT} or older", fix="upgrade quidditch-core")
+    if zlib.crc32(tail) != tail_crc or footer != _footer(tail_crc, tail_offset, len(tail)):
+        raise _damaged(blob, "the tail fails its checksum", f"{zlib.crc32(tail):08x}")
+    try:
+        length = int.from_bytes(tail[-8:], "little")
+        table = len(tail) - 8 - length
+        contents = msgspec.msgpack.decode(tail[max(table, 0) : -8], type=Contents)
+    except msgspec.DecodeError as error:
+        raise _damaged(blob, "the table of contents does not decode", str(error)) from error
+    checksums = tail[contents.checksums : table]
+    if len(checksums) % 4:
+        raise _damaged(blob, "the page checksums are cut", len(checksums))
+    blob.set_checksums(np.frombuffer(checksums, np.uint32), tail_offset)
+    if not 0 <= contents.docs <= MAX_DOCS:
+        raise _damaged(blob, "an impossible number of documents", contents.docs)
+    end = tail_offset + len(tail)
+    for entry in contents.sections:
+        if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > end \
+                or entry.width not in (0, 1, 2, 4, 8) or entry.offset % ALIGN and entry.offset < tail_offset:
+            raise _damaged(blob, "a section lies outside the file", entry)
+    entries = {entry.name: entry for entry in contents.sections}
+    return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),
+                   stored=contents.stored, owner=blob)
+
+
+def _damaged(blob: Blob, what: str, found: Any) -> CorruptIndexError:
+    return CorruptIndexError(what, path=blob.name, found=found, fix="restore the segment from a snapshot")

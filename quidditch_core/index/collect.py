@@ -1,0 +1,241 @@
+"""From the hits of each segment to one page of hits: by score, or by the keys of a sort.
+
+Each segment offers its own best ``from + size``; the pages are merged here, a few rows of Python each. Ties are
+broken by (position of the segment, document), so that a page is the same every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dsl import SearchRequest, SortKey
+from ..errors import QueryError
+from ..mapping import BadValue, FieldType, Mapping
+from ..segment import Segment, docs_of
+from . import columns, postings
+from .execute import bitmap, count, scored, top
+from .plan import NothingPlan, Plan
+from .view import View
+
+SCORE, DOC = "_score", "_doc"
+
+
+class Row(NamedTuple):
+    """One hit: which segment, which document, its score (None if nothing was scored) and its sort values."""
+
+    leaf: int
+    doc: int
+    score: np.float32 | None
+    sort: list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows asked for, how many documents match in all, and the best score (None if sorted by keys)."""
+
+    rows: list[Row]
+    found: int
+    max_score: np.float32 | None
+
+
+def collect(plan: Plan, view: View, request: SearchRequest) -> Page:
+    """The page of ``request``: rows from_ .. from_ + size - 1 in order."""
+    keys = request.sort
+    if not keys or (len(keys) == 1 and keys[0].field == SCORE and keys[0].descending):
+        return _by_score(plan, view, request, show_sort=bool(keys))
+    return _by_keys(plan, view, request, [_key(key, view.mapping, at) for at, key in enumerate(keys)])
+
+
+def count_all(plan: Plan, view: View) -> int:
+    """Live documents that match."""
+    if isinstance(plan, NothingPlan):
+        return 0
+    return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
+
+
+def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
+    size = request.from_ + request.size
+    if isinstance(plan, NothingPlan):
+        return Page([], 0, None)
+    if size == 0:
+        return Page([], count_all(plan, view), None)
+    parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]
+    found = sum(part.found for part in parts)
+    if len(parts) == 1:
+        docs, scores = parts[0].docs, parts[0].scores
+        leaves: NDArray[Any] = np.zeros(docs.size, np.int64)
+    elif parts:
+        docs = np.concatenate([part.docs for part in parts])
+        scores = np.concatenate([part.scores for part in parts])
+        leaves = np.repeat(np.arange(len(parts)), [part.docs.size for part in parts])
+        order = np.lexsort((docs, leaves, -scores))[:size]
+        docs, scores, leaves = docs[order], scores[order], leaves[order]
+    else:
+        return Page([], 0, None)
+    page = slice(request.from_, size)
+    rows = [Row(leaf, doc, score, [float(score)] if show_sort else None)
+            for leaf, doc, score in zip(leaves[page].tolist(), docs[page].tolist(), scores[page], strict=True)]
+    return Page(rows, found, scores[0] if scores.size else None)
+
+
+# --- by keys -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A sort key bound to the mapping; ``missing`` is _last, _first or a native value."""
+
+    field: str
+    type: FieldType | None
+    descending: bool
+    greatest: bool
+    missing: Any
+
+
+def _key(key: SortKey, mapping: Mapping, at: int) -> _Key:
+    path = f"sort[{at}].{key.field}"
+    if key.field in (SCORE, DOC):
+        return _Key(key.field, None, key.descending, False, "_last")
+    field = mapping.fields.get(key.field)
+    if field is None:
+        raise QueryError("no such field to sort by", path=path, expected="a field of the mapping")
+    if not field.column:
+        raise QueryError("the field has no column to sort by", path=path, found=field.type,
+                         expected="a keyword, number, date or boolean with doc_values",
+                         fix="sort by a keyword sub-field" if field.is_text else "index it with doc_values")
+    missing: Any = key.missing
+    if missing not in ("_last", "_first"):
+        try:
+            missing = field.parse(missing)
+        except BadValue as error:
+            raise QueryError("the value for missing does not fit the field", path=path, found=key.missing,
+                             expected=str(error)) from None
+    return _Key(key.field, field, key.descending, key.mode == "max", missing)
+
+
+class _Entry(NamedTuple):
+    leaf: int
+    doc: int
+    score: np.float32 | None
+    order: list[Any]  # comparable per key: (rank of missing, value)
+    values: list[Any]  # native per key
+
+
+def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -> Page:
+    size = request.from_ + request.size
+    wants_score = any(key.field == SCORE for key in keys)
+    entries: list[_Entry] = []
+    found = 0
+    for number, leaf in enumerate(view.leaves):
+        if isinstance(plan, NothingPlan):
+            break
+        if wants_score:
+            docs, scores = scored(plan, leaf.segment, leaf.live)
+        else:
+            matching = bitmap(plan, leaf.segment)
+            docs = docs_of(matching if leaf.live is None else matching & leaf.live, leaf.segment.docs)
+            scores = np.zeros(0, np.float32)
+        found += docs.size
+        if size:
+            entries += _best_of_leaf(leaf.segment, number, view.bases[number], docs, scores, keys, size)
+    # Sorting by the last key first, stably, leaves ties in (segment, document) order.
+    for at in range(len(keys) - 1, -1, -1):
+        entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)  # noqa: B023
+    rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
+    return Page(rows, found, None)
+
+
+def _best_of_leaf(
+    segment: Segment, number: int, base: int, docs: NDArray[np.uint32], scores: NDArray[np.float32],
+    keys: list[_Key], size: int,
+) -> list[_Entry]:
+    sorted_keys = [_codes(segment, key, docs, scores) for key in keys]
+    # Numbers that ascend in the order wanted: ~code reverses an int64 without overflow.
+    columns_ = [(~codes if key.descending else codes) for key, (codes, _) in zip(keys, sorted_keys, strict=True)]
+    flags = [_missing_rank(key, present) for key, (_, present) in zip(keys, sorted_keys, strict=True)]
+    chosen = np.arange(docs.size)
+    if docs.size > size:
+        # By the first key alone, all that can be among the best; the others decide between them.
+        first = np.where(flags[0] == 0, columns_[0], np.where(flags[0] > 0, columns.MOST, columns.LEAST))
+        threshold = np.partition(first, size - 1)[size - 1]
+        chosen = np.flatnonzero(first <= threshold)
+    order: list[NDArray[Any]] = [docs[chosen]]
+    for codes, flag in zip(reversed(columns_), reversed(flags), strict=True):
+        order += [codes[chosen], flag[chosen]]
+    chosen = chosen[np.lexsort(order)[:size]]
+    return [_entry(segment, number, base, int(docs[i]), scores[i] if scores.size else None, keys, sorted_keys, i)
+            for i in chosen.tolist()]
+
+
+def _missing_rank(key: _Key, present: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """-1 before, 0 among, 1 behind the documents that have a value."""
+    absent = -1 if key.missing == "_first" else 1
+    return np.where(present, 0, absent).astype(np.int8)
+
+
+def _codes(
+    segment: Segment, key: _Key, docs: NDArray[np.uint32], scores: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Codes that compare, within this segment, as the key's values do; and which documents have one."""
+    if key.field == DOC:
+        return docs.astype(np.int64), np.ones(docs.size, np.bool_)
+    if key.field == SCORE:
+        return columns.float_codes(scores), np.ones(docs.size, np.bool_)
+    assert key.type is not None
+    codes, present = columns.sort_codes(segment, key.field, docs, greatest=key.greatest)
+    if key.type.is_keyword:
+        codes = 2 * codes + 1  # even numbers lie between the terms, for a missing value that is none of them
+    codes = np.where(present, codes, 0)
+    if key.missing not in ("_last", "_first"):
+        codes = np.where(present, codes, _code_of(segment, key))
+        present = np.ones(docs.size, np.bool_)
+    return codes, present
+
+
+def _code_of(segment: Segment, key: _Key) -> int:
+    assert key.type is not None
+    if key.type.is_float:
+        return int(columns.float_codes([key.missing])[0])
+    if key.type.is_keyword:
+        term = str(key.missing).encode()
+        return 2 * postings.rank(segment, key.field, term) + (postings.find(segment, key.field, term) is not None)
+    return int(key.missing)
+
+
+def _entry(
+    segment: Segment, number: int, base: int, doc: int, score: np.float32 | None, keys: list[_Key],
+    sorted_keys: list[tuple[NDArray[np.int64], NDArray[np.bool_]]], at: int,
+) -> _Entry:
+    order, values = [], []
+    for key, (codes, present) in zip(keys, sorted_keys, strict=True):
+        value: Any
+        comparable: tuple[int, Any]
+        if key.field == DOC:
+            value, comparable = base + doc, (0, base + doc)
+        elif key.field == SCORE:
+            value = float(score) if score is not None else 0.0
+            comparable = (0, value)
+        elif not present[at]:
+            behind = key.missing != "_first"
+            value, comparable = None, (-1 if behind == key.descending else 1, 0)
+        else:
+            value = _native(segment, key, int(codes[at]))
+            comparable = (0, value.encode() if isinstance(value, str) else value)
+        order.append(comparable)
+        values.append(value)
+    return _Entry(number, doc, score, order, values)
+
+
+def _native(segment: Segment, key: _Key, code: int) -> Any:
+    assert key.type is not None
+    if key.type.is_float:
+        return float(columns.code_floats([code])[0])
+    if key.type.is_keyword:
+        if code % 2 == 0:
+            return str(key.missing)
+        return postings.term_at(segment, key.field, code // 2).decode()
+    return code

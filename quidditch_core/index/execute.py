@@ -1,0 +1,336 @@
+"""Running a plan over one segment: as a bitmap (which documents), or with scores.
+
+Filters become bitmaps; what scores becomes clauses of the boolean kernel, either a term's postings or a list of
+documents and scores that another plan produced. Live masks are applied once, at the top.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..segment import Segment, TermInfo, address, bit_count, bitmap_of, bitmap_words, docs_of, full_bitmap
+from . import bm25, columns, ids, postings
+from .kernels import boolean as kernel
+from .kernels import phrase as phrase_kernel
+from .plan import (
+    AllPlan,
+    BoolPlan,
+    CodesPlan,
+    ConstantPlan,
+    ExistsPlan,
+    IdsPlan,
+    NothingPlan,
+    PhrasePlan,
+    Plan,
+    PrefixPlan,
+    TermPlan,
+    TermRangePlan,
+    TermsPlan,
+)
+
+Bitmap = NDArray[np.uint64]
+
+_local = threading.local()
+
+
+class Scored(NamedTuple):
+    """Matching documents, ascending uint32, and the float32 score of each."""
+
+    docs: NDArray[np.uint32]
+    scores: NDArray[np.float32]
+
+
+class Top(NamedTuple):
+    """The best documents, best first, their scores, and how many matched."""
+
+    docs: NDArray[np.uint32]
+    scores: NDArray[np.float32]
+    found: int
+
+
+NONE = Scored(np.zeros(0, np.uint32), np.zeros(0, np.float32))
+
+
+# --- which documents ---------------------------------------------------------------------------------------
+
+
+def bitmap(plan: Plan, segment: Segment) -> Bitmap:
+    """Bitmap of the documents that match, deleted ones among them."""
+    match plan:
+        case NothingPlan():
+            return np.zeros(bitmap_words(segment.docs), np.uint64)
+        case AllPlan():
+            return full_bitmap(segment.docs)
+        case TermPlan():
+            return _terms(segment, plan.field, (plan.term,))
+        case TermsPlan():
+            return _terms(segment, plan.field, plan.terms)
+        case TermRangePlan():
+            return _term_range(segment, plan)
+        case PrefixPlan():
+            return _ordinals(segment, plan.field, *postings.prefix_range(segment, plan.field, plan.prefix))
+        case CodesPlan():
+            return _union([columns.in_range(segment, plan.field, low, high) for low, high in plan.ranges], segment)
+        case ExistsPlan():
+            return _union([columns.exists(segment, field) for field in plan.fields], segment)
+        case IdsPlan():
+            found = [doc for id, hash in plan.ids for doc in ids.find(segment, id, hash)]
+            return bitmap_of(np.array(found, np.int64), segment.docs)
+        case ConstantPlan():
+            return bitmap(plan.plan, segment)
+        case PhrasePlan():
+            return bitmap_of(_phrase(plan, segment)[0], segment.docs)
+        case BoolPlan():
+            return _bool_bitmap(plan, segment)
+    raise AssertionError(plan)
+
+
+def _union(parts: list[Bitmap], segment: Segment) -> Bitmap:
+    result = np.zeros(bitmap_words(segment.docs), np.uint64)
+    for part in parts:
+        result |= part
+    return result
+
+
+def _terms(segment: Segment, field: str, terms: tuple[bytes, ...]) -> Bitmap:
+    infos = [info for term in terms if (info := postings.find(segment, field, term)) is not None]
+    return postings.fill(segment, field, infos)
+
+
+def _term_range(segment: Segment, plan: TermRangePlan) -> Bitmap:
+    info = segment.fields.get(plan.field)
+    start = 0 if plan.low is None else postings.rank(segment, plan.field, plan.low)
+    stop = info.terms if info and plan.high is None else postings.rank(segment, plan.field, plan.high or b"")
+    return _ordinals(segment, plan.field, start, stop)
+
+
+def _ordinals(segment: Segment, field: str, start: int, stop: int) -> Bitmap:
+    if field not in segment.fields or start >= stop:
+        return np.zeros(bitmap_words(segment.docs), np.uint64)
+    return postings.fill(segment, field, postings.read_terms(segment, field, start, stop)[2])
+
+
+def _accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap | None:
+    """The documents that filters, must_not and ``live`` leave; None if there are none of these."""
+    accepted = live
+    for clause in plan.filter:
+        part = bitmap(clause, segment)
+        accepted = part if accepted is None else accepted & part
+    for clause in plan.must_not:
+        if accepted is None:
+            accepted = full_bitmap(segment.docs)
+        accepted = accepted & ~bitmap(clause, segment)
+    return accepted
+
+
+def _bool_bitmap(plan: BoolPlan, segment: Segment) -> Bitmap:
+    if plan.minimum > 1:
+        return bitmap_of(_boolean(plan, segment, None).docs, segment.docs)
+    accepted = _accepted(plan, segment, None)
+    if accepted is None:
+        accepted = full_bitmap(segment.docs)
+    for clause in plan.must:
+        accepted = accepted & bitmap(clause, segment)
+    if plan.minimum == 1:
+        accepted = accepted & _union([bitmap(clause, segment) for clause in plan.should], segment)
+    return accepted
+
+
+# --- with scores -------------------------------------------------------------------------------------------
+
+
+def scored(plan: Plan, segment: Segment, live: Bitmap | None = None) -> Scored:
+    """All matching documents with their scores; only those in ``live`` if it is given."""
+    if isinstance(plan, NothingPlan):
+        return NONE
+    if isinstance(plan, BoolPlan):
+        return _boolean(plan, segment, live)
+    if isinstance(plan, TermPlan):
+        return _boolean(BoolPlan(must=(plan,)), segment, live)
+    if isinstance(plan, PhrasePlan):
+        docs, freqs = _phrase(plan, segment)
+        return _only(Scored(docs, _bm25(plan, segment, docs, freqs)), live)
+    matching = bitmap(plan, segment)
+    docs = docs_of(matching if live is None else matching & live, segment.docs)
+    score: np.float32 = plan.score  # type: ignore[attr-defined]
+    return Scored(docs, np.full(docs.size, score, np.float32))
+
+
+def top(plan: Plan, segment: Segment, live: Bitmap | None, size: int) -> Top:
+    """The best ``size`` live documents by (score descending, document ascending), and how many match."""
+    if isinstance(plan, TermPlan | BoolPlan):
+        query = _Boolean(plan if isinstance(plan, BoolPlan) else BoolPlan(must=(plan,)), segment, live)
+        if query.possible:
+            keys, found = query.top(size)
+            return Top((0xFFFFFFFF - (keys & 0xFFFFFFFF)).astype(np.uint32),
+                       (keys >> 32).astype(np.int32).view(np.float32), found)
+        docs, scores = NONE
+    else:
+        docs, scores = scored(plan, segment, live)
+    if docs.size > size:
+        order = np.argsort(-scores, kind="stable")[:size]
+    else:
+        order = np.argsort(-scores, kind="stable")
+    return Top(docs[order], scores[order], docs.size)
+
+
+def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
+    """How many live documents match."""
+    if isinstance(plan, TermPlan) and live is None:
+        info = postings.find(segment, plan.field, plan.term)
+        return info.df if info else 0
+    if isinstance(plan, AllPlan) and live is None:
+        return segment.docs
+    matching = bitmap(plan, segment)
+    return bit_count(matching if live is None else matching & live)
+
+
+def _only(found: Scored, live: Bitmap | None) -> Scored:
+    if live is None:
+        return found
+    kept = ((live[found.docs >> np.uint32(6)] >> (found.docs & np.uint32(63)).astype(np.uint64)) & np.uint64(1)) != 0
+    return Scored(found.docs[kept], found.scores[kept])
+
+
+def _bm25(plan: PhrasePlan, segment: Segment, docs: NDArray[np.uint32], freqs: NDArray[np.float32]) -> NDArray[np.float32]:
+    info = segment.fields.get(plan.field)
+    if info is None or not info.norms:
+        result: NDArray[np.float32] = bm25.score(plan.weight, freqs, plan.factors[1])
+        return result
+    norms = segment.array(f"norms/{plan.field}", np.uint8)[docs]
+    result = bm25.score(plan.weight, freqs, plan.factors[norms])
+    return result
+
+
+def _boolean(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Scored:
+    query = _Boolean(plan, segment, live)
+    return query.all() if query.possible else NONE
+
+
+class _Boolean:
+    """One call of the boolean kernel: its descriptor, and everything that the addresses in it refer to."""
+
+    def __init__(self, plan: BoolPlan, segment: Segment, live: Bitmap | None) -> None:
+        self.segment = segment
+        self.possible = False
+        accepted = _accepted(plan, segment, live)
+        self._keep: list[object] = [accepted]
+        must = [self._clause(clause) for clause in plan.must]
+        should = [self._clause(clause) for clause in plan.should]
+        if any(clause is None for clause in must):
+            return
+        optional = [clause for clause in should if clause is not None]
+        if len(optional) < plan.minimum:
+            return
+        if not must and plan.minimum == 0:
+            # Nothing is required but the filters: all that they leave match, with nothing to add to the score.
+            everything = full_bitmap(segment.docs) if accepted is None else accepted
+            must = [self._list(Scored(docs_of(everything, segment.docs), np.zeros(0, np.float32)), np.float32(0))]
+        required = [clause for clause in must if clause is not None]
+        clauses = required + optional
+        self._sizes = [size for size, _ in required] or [sum(size for size, _ in optional)]
+        query = np.zeros(kernel.Q_SLOTS + kernel.K_SLOTS * len(clauses), np.int64)
+        query[: kernel.Q_DOCS + 1] = (
+            len(required), len(optional), plan.minimum, 0 if accepted is None else address(accepted), segment.docs)
+        for i, (_, slots) in enumerate(clauses):
+            at = kernel.Q_SLOTS + kernel.K_SLOTS * i
+            query[at : at + len(slots)] = slots
+        self._query = query
+        self._count = len(clauses)
+        self.possible = min(self._sizes) > 0
+
+    def _clause(self, plan: Plan) -> tuple[int, list[int]] | None:
+        """How many documents a clause has at most, and its slots; None if it has none here."""
+        if isinstance(plan, TermPlan):
+            info = postings.find(self.segment, plan.field, plan.term)
+            if info is None:
+                return None
+            postings.need(self.segment, plan.field, info)
+            descriptor = self.segment.descriptor(plan.field)
+            self._keep += [descriptor, plan.factors]
+            return info.df, [kernel.POSTINGS, descriptor.address, _bits(plan.weight), address(plan.factors), 0, 0, 0,
+                             *info]
+        found = scored(plan, self.segment)
+        return self._list(found, np.float32(0)) if found.docs.size else None
+
+    def _list(self, found: Scored, score: np.float32) -> tuple[int, list[int]]:
+        self._keep.append(found)
+        return found.docs.size, [kernel.LIST, 0, _bits(score), 0, address(found.docs),
+                                 address(found.scores) if found.scores.size else 0, found.docs.size]
+
+    def _run(self, mode: int, limit: int) -> NDArray[np.int64]:
+        self._query[kernel.Q_MODE], self._query[kernel.Q_LIMIT] = mode, limit
+        out = np.empty(2 + limit, np.int64)
+        scratch = _scratch(kernel.scratch_bytes(self._count))
+        if kernel.boolean(address(self._query), address(scratch), address(out)) < 0:
+            _local.boolean = None  # the kernel stopped half way and left sums behind
+            raise postings.corrupt(self.segment, "postings", "blocks of a term")
+        return out
+
+    def top(self, size: int) -> tuple[NDArray[np.int64], int]:
+        """The best keys, and how many documents match."""
+        size = min(size, self.segment.docs)
+        out = self._run(kernel.TOP, size)
+        return out[2 : 2 + int(out[0])], int(out[1])
+
+    def all(self) -> Scored:
+        out = self._run(kernel.ALL, min([self.segment.docs, *self._sizes]))
+        pairs = out[2 : 2 + int(out[0])].view(np.uint32)
+        return Scored(np.ascontiguousarray(pairs[::2]), np.ascontiguousarray(pairs[1::2]).view(np.float32))
+
+
+def _bits(value: np.float32) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """This thread's scratch for the boolean kernel, which leaves the window part zeroed."""
+    buffer: NDArray[np.uint8] | None = getattr(_local, "boolean", None)
+    if buffer is None or buffer.size < size:
+        buffer = _local.boolean = np.zeros(size, np.uint8)
+    return buffer
+
+
+def _phrase(plan: PhrasePlan, segment: Segment) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Documents and phrase frequencies."""
+    infos = [postings.find(segment, plan.field, term) for term, _ in plan.terms]
+    found = [info for info in infos if info is not None]
+    if len(found) < len(infos) or not segment.fields[plan.field].positions:
+        return NONE.docs, np.zeros(0, np.float32)
+    rows: list[int] = []
+    groups: dict[bytes, int] = {}
+    words = [term for term, _ in plan.terms]
+    for (term, offset), info in zip(plan.terms, found, strict=True):
+        postings.need(segment, plan.field, info, positions=True)
+        group = groups.setdefault(term, len(groups)) if words.count(term) > 1 else -1
+        rows += [offset, group, *info]
+    limit = min(info.df for info in found)
+    descriptor = segment.descriptor(plan.field)
+    query = np.array([len(found), plan.slop, descriptor.address, 0, limit, 0, *rows], np.int64)
+    scratch = np.zeros(phrase_kernel.scratch_bytes(len(found)), np.uint8)
+    docs, freqs = np.empty(limit, np.uint32), np.empty(limit, np.float32)
+    written = np.zeros(1, np.int64)
+    if phrase_kernel.phrase(address(query), address(scratch), address(docs), address(freqs), address(written)) < 0:
+        raise postings.corrupt(segment, plan.field, "positions")
+    return docs[: written[0]], freqs[: written[0]]
+
+
+def term_frequency(segment: Segment, field: str, term: bytes, doc: int) -> int:
+    """How often ``term`` stands in a document; 0 if it does not. For explanations."""
+    info: TermInfo | None = postings.find(segment, field, term)
+    if info is None:
+        return 0
+    docs, freqs = postings.read(segment, field, info)
+    at = int(np.searchsorted(docs, doc))
+    return int(freqs[at]) if at < docs.size and docs[at] == doc else 0
+
+
+def phrase_frequency(plan: PhrasePlan, segment: Segment, doc: int) -> np.float32:
+    """Frequency of a phrase in a document; 0 if it does not stand there."""
+    docs, freqs = _phrase(plan, segment)
+    at = int(np.searchsorted(docs, doc))
+    return freqs[at] if at < docs.size and docs[at] == doc else np.float32(0)

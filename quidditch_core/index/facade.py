@@ -1,0 +1,625 @@
+"""The public face: create, open, and the Index they return."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from .. import query as q
+from ..analysis import Token, get_analyzer
+from ..config import Settings, Tiers
+from ..dsl import SearchRequest
+from ..errors import (
+    ConflictError,
+    DocumentError,
+    IndexClosedError,
+    IndexExistsError,
+    IndexNotFoundError,
+    InvalidNameError,
+    MappingError,
+    NotFoundError,
+    QuidditchError,
+    ReadOnlyError,
+    RequestError,
+    SettingsError,
+    UnsupportedError,
+)
+from ..files import OS_FILES, ensure_directory
+from ..mapping import Mapping
+from ..result import BulkFailure, BulkReport, Document, Explanation, SearchResult, WriteResult
+from ..segment import Segment
+from ..tiering.local import LocalTier
+from . import ids, store
+from . import manifest as manifests
+from .background import Refresher
+from .lock import WriterLock
+from .manifest import Hold
+from .reader import Reader, SegmentInfo
+from .view import Leaf, View
+from .writer import SEGMENTS_DIRECTORY, Version, Writer, new_manifest
+
+BATCH = 512
+"""Documents of a bulk whose ids are looked up together."""
+
+MAX_DOCUMENT_BYTES = 100 << 20
+"""Bytes of one document, as OpenSearch's limit on a request."""
+
+
+def create(
+    path: str | os.PathLike[str], mapping: Mapping | dict[str, Any] | None = None, *,
+    settings: Settings | dict[str, Any] | None = None, tiers: Tiers | None = None,
+) -> Index:
+    """Create an index at the directory ``path`` and open it for writing.
+
+    ``mapping``: a Mapping or OpenSearch's dict; without one, fields appear as documents bring them.
+    ``settings``: Settings or OpenSearch's dict. ``tiers``: warm and cold places are for a later version.
+
+    Raises IndexExistsError, LockError, MappingError, SettingsError, InvalidNameError, StorageError.
+    """
+    directory = _directory(path)
+    made = mapping if isinstance(mapping, Mapping) else Mapping.from_dict(_dict(mapping, MappingError, "mapping"))
+    chosen = settings if isinstance(settings, Settings) else Settings.from_dict(
+        _dict(settings, SettingsError, "settings"))
+    _check_tiers(tiers)
+    if manifests.generations(OS_FILES, directory):
+        raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
+    ensure_directory(OS_FILES, directory)
+    lock = WriterLock.acquire(directory)
+    try:
+        if manifests.generations(OS_FILES, directory):
+            raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
+        manifest = new_manifest(made, chosen)
+        manifests.commit(OS_FILES, directory, manifest)
+        return Index(directory, writer=Writer(OS_FILES, directory, lock, manifest))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout: float = 0) -> Index:
+    """Open an index. With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed.
+
+    A second writer waits ``lock_timeout`` seconds, then gets a LockError that names the first.
+
+    Raises IndexNotFoundError, LockError, CorruptIndexError, FormatError, StorageError.
+    """
+    directory = _directory(path)
+    if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not lock_timeout >= 0:
+        raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
+                            expected="seconds, 0 or more")
+    if read_only:
+        return Index(directory, hold=manifests.hold(OS_FILES, directory))
+    if not manifests.generations(OS_FILES, directory):
+        raise IndexNotFoundError("no index here", path=directory, fix="check the path, or create the index")
+    lock = WriterLock.acquire(directory, lock_timeout)
+    try:
+        return Index(directory, writer=Writer(OS_FILES, directory, lock, manifests.load_newest(OS_FILES, directory)))
+    except BaseException:
+        lock.release()
+        raise
+
+
+class Index:
+    """An open index. A context manager; safe to use from many threads of the process that opened it.
+
+    Writes are visible to ``get`` at once, to searches after ``refresh`` (by itself every
+    ``index.refresh_interval``), and on disk after ``flush`` or ``close``.
+    """
+
+    def __init__(self, directory: str, *, writer: Writer | None = None, hold: Hold | None = None) -> None:
+        self._directory = directory
+        self._process = os.getpid()
+        self._writer = writer
+        self._hold = hold
+        self._closed = False
+        self._opened: dict[str, Segment] = {}
+        if writer is not None:
+            self._reader = Reader(writer.view())
+        else:
+            assert hold is not None
+            self._reader = Reader(self._view_of(hold))
+        self._refresher = Refresher(self, Index._refresh_if_dirty, Index._refresh_interval)
+        if writer is not None:
+            self._refresher.start()
+
+    # Writing
+
+    def put(
+        self, id: str | None, doc: dict[str, Any] | bytes | str, *, if_seq_no: int | None = None,
+        if_primary_term: int | None = None, op_type: str = "index",
+    ) -> WriteResult:
+        """Index a document (a dict, or JSON as it is to be stored) in place of any with this id.
+
+        ``id`` None: one is generated. ``op_type="create"``: ConflictError if the document is there.
+        ``if_seq_no``, ``if_primary_term``: ConflictError unless the present version has these numbers.
+
+        Raises DocumentError (which names the field), ConflictError, ReadOnlyError, WriterFailedError.
+        """
+        if op_type not in ("index", "create"):
+            raise DocumentError("unknown op_type", path="op_type", found=op_type, expected="'index' or 'create'")
+        key = ids.id_bytes(_new_id() if id is None else id)
+        writer = self._writable()
+        source, body = _decoded(doc)
+        with writer.lock:
+            writer.check()
+            writer.make_room()
+            found = writer.current(key, absent=id is None)
+            return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
+
+    def _put(
+        self, writer: Writer, key: bytes, source: bytes | None, body: dict[str, Any], found: Version | None,
+        op_type: str = "index", if_seq_no: int | None = None, if_primary_term: int | None = None,
+    ) -> WriteResult:
+        writer.expect(key, found, if_seq_no, if_primary_term)
+        exists = found is not None and found.place is not None
+        if op_type == "create" and exists:
+            assert found is not None
+            raise ConflictError("the document exists already", path=key.decode(), found=f"version {found.version}",
+                                fix="use op_type='index' to replace it")
+        values, mapping = writer.mapping.parse_document(body)
+        written = writer.put(key, _encoded(body) if source is None else source, values, mapping, found)
+        return WriteResult(key.decode(), written.seq_no, written.version, written.primary_term,
+                           "updated" if exists else "created")
+
+    def bulk(self, docs: Iterable[dict[str, Any] | bytes | str], *, id: str | None = None,
+             progress: bool = False) -> BulkReport:
+        """Index many documents. A bad one is named in ``failed`` and the rest go on.
+
+        ``docs`` may be of any length: dicts or JSON texts. ``id`` names the field that holds each one's id
+        (a string or an integer); without it ids are generated. ``progress`` shows a bar on stderr.
+        """
+        started = time.perf_counter()
+        writer = self._writable()
+        failed: list[BulkFailure] = []
+        position = indexed = 0
+        for batch in _batches(_shown(docs, progress)):
+            items: list[tuple[int, bytes, bytes | None, dict[str, Any]]] = []
+            for doc in batch:
+                try:
+                    source, body = _decoded(doc)
+                    items.append((position, _id_of(body, id), source, body))
+                except RequestError as error:
+                    failed.append(BulkFailure(position, None, error))
+                position += 1
+            with writer.lock:
+                writer.check()
+                writer.make_room()
+                absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
+                for (at, key, source, body), new in zip(items, absent, strict=True):
+                    try:
+                        self._put(writer, key, source, body, writer.current(key, absent=new))
+                        indexed += 1
+                    except RequestError as error:
+                        failed.append(BulkFailure(at, key.decode(), error))
+        failed.sort(key=lambda failure: failure.position)
+        return BulkReport(indexed, failed, (time.perf_counter() - started) * 1000)
+
+    def update(
+        self, id: str, partial: dict[str, Any], *, upsert: dict[str, Any] | None = None,
+        if_seq_no: int | None = None, if_primary_term: int | None = None,
+    ) -> WriteResult:
+        """Merge ``partial`` into a document: objects merge at every depth, all else replaces.
+
+        A merge that changes nothing writes nothing (result ``noop``). ``upsert`` is put where no document is.
+
+        Raises NotFoundError, ConflictError, DocumentError.
+        """
+        key = ids.id_bytes(id)
+        writer = self._writable()
+        if not isinstance(partial, dict):
+            raise DocumentError("a partial document is not an object", found=partial, expected="a dict")
+        with writer.lock:
+            writer.check()
+            writer.make_room()
+            found = writer.current(key)
+            writer.expect(key, found, if_seq_no, if_primary_term)
+            if found is None or found.place is None:
+                if upsert is None:
+                    raise NotFoundError("no such document to update", path=id, fix="put it, or pass upsert=")
+                source, body = _decoded(upsert)
+                return self._put(writer, key, source, body, found)
+            old: dict[str, Any] = msgspec.json.decode(writer.stored(found.place))
+            new = _merged(old, partial)
+            source = _encoded(new)
+            if json.dumps(old, sort_keys=True) == json.dumps(json.loads(source), sort_keys=True):
+                return WriteResult(id, found.seq_no, found.version, found.primary_term, "noop")
+            return self._put(writer, key, source, new, found)
+
+    def delete(self, id: str, *, if_seq_no: int | None = None, if_primary_term: int | None = None) -> WriteResult:
+        """Delete a document; result ``deleted``, or ``not_found`` (which takes a seq_no, too)."""
+        key = ids.id_bytes(id)
+        writer = self._writable()
+        with writer.lock:
+            writer.check()
+            found = writer.current(key)
+            writer.expect(key, found, if_seq_no, if_primary_term)
+            exists = found is not None and found.place is not None
+            written = writer.delete(key, found)
+        return WriteResult(id, written.seq_no, written.version, written.primary_term,
+                           "deleted" if exists else "not_found")
+
+    def get(self, id: str) -> Document | None:
+        """The newest version of a document, searchable yet or not; None if it is not there."""
+        key = ids.id_bytes(id)
+        self._check()
+        if self._writer is None:
+            return self._reader.get(id)
+        with self._writer.lock:
+            found = self._writer.current(key)
+            if found is None or found.place is None:
+                return None
+            return Document(id, self._writer.stored(found.place), found.seq_no, found.version, found.primary_term)
+
+    # Visibility and durability
+
+    def refresh(self) -> None:
+        """Make all writes searchable; on a read-only index, what another process has flushed."""
+        self._check()
+        if self._writer is None:
+            self._follow()
+            return
+        with self._writer.lock:
+            self._writer.refresh()
+            self._publish()
+
+    def flush(self) -> None:
+        """Refresh, then write everything to disk; on return it survives a crash."""
+        writer = self._writable()
+        with writer.lock:
+            writer.flush()
+            self._publish()
+
+    def merge(self, max_segments: int = 1) -> None:
+        """Flush, then merge until at most ``max_segments`` remain, without deleted documents."""
+        if not isinstance(max_segments, int) or isinstance(max_segments, bool) or max_segments < 1:
+            raise SettingsError("not a number of segments", path="max_segments", found=max_segments,
+                                expected="an integer, 1 or more")
+        writer = self._writable()
+        with writer.lock:
+            writer.merge(max_segments)
+            self._publish()
+
+    # Searching: a Reader's methods, on the newest view
+
+    def search(
+        self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
+        from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
+        track_total_hits: bool | int | None = None,
+    ) -> SearchResult:
+        """See :meth:`Reader.search`."""
+        self._check()
+        return self._reader.search(query_or_body, size=size, from_=from_, sort=sort, aggs=aggs, source=source,
+                                   highlight=highlight, track_total_hits=track_total_hits)
+
+    def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
+        """See :meth:`Reader.count`."""
+        self._check()
+        return self._reader.count(query)
+
+    def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
+        """See :meth:`Reader.explain`."""
+        self._check()
+        return self._reader.explain(query, id)
+
+    def reader(self) -> Reader:
+        """A reader of the present view, which later writes do not change."""
+        self._check()
+        return Reader(self._reader.view)
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments that a search sees."""
+        self._check()
+        return self._reader.segments()
+
+    # About the index
+
+    @property
+    def path(self) -> str:
+        return self._directory
+
+    @property
+    def mapping(self) -> Mapping:
+        """The present mapping, dynamic fields included."""
+        self._check()
+        return self._writer.mapping if self._writer is not None else self._reader.view.mapping
+
+    @property
+    def settings(self) -> Settings:
+        self._check()
+        return self._writer.settings if self._writer is not None else self._reader.view.settings
+
+    def put_mapping(self, mapping: Mapping | dict[str, Any]) -> None:
+        """Add fields, or change what may change of those there are. MappingError for any other change."""
+        writer = self._writable()
+        with writer.lock:
+            writer.check()
+            writer.change_mapping(writer.mapping.merge(mapping))
+
+    def put_settings(self, settings: dict[str, Any]) -> None:
+        """Change settings of the live index. SettingsError for one that cannot change."""
+        writer = self._writable()
+        with writer.lock:
+            writer.check()
+            writer.change_settings(writer.settings.updated(_dict(settings, SettingsError, "settings")))
+            self._publish_settings()
+        self._refresher.changed()
+
+    def analyze(self, text: str, *, analyzer: str | None = None, field: str | None = None) -> list[Token]:
+        """The tokens that ``text`` becomes with an analyzer, or with that of a field (default: standard)."""
+        if not isinstance(text, str):
+            raise RequestError("not a text", path="text", found=text, expected="a string")
+        if analyzer is None and field is not None:
+            found = self.mapping.fields.get(field)
+            if found is None:
+                raise MappingError("no such field", path=field, expected="a field of the mapping")
+            analyzer = found.analyzer or "keyword"
+        return get_analyzer(analyzer or "standard").tokens(text)
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the index, ready for JSON."""
+        self._check()
+        infos = self._reader.segments()
+        writer = self._writer
+        return {
+            "docs": {"count": sum(info.docs for info in infos), "deleted": sum(info.deleted for info in infos)},
+            "segments": {"count": len(infos), "bytes": sum(info.bytes for info in infos),
+                         "in_memory": sum(info.name.startswith(("ram-", "merged-")) for info in infos)},
+            "buffer": {"docs": writer.buffered_docs if writer is not None else 0},
+            "fields": len(self.mapping.fields),
+            "generation": writer.manifest.generation if writer is not None else self._generation(),
+            "max_seq_no": writer.next_seq_no - 1 if writer is not None else self._manifest_seq_no(),
+        }
+
+    def close(self) -> None:
+        """Flush and let the index go; closing twice is allowed. After a failed commit nothing is flushed."""
+        if self._closed or self._process != os.getpid():
+            return
+        self._closed = True
+        self._refresher.stop()
+        try:
+            if self._writer is not None:
+                with self._writer.lock:
+                    if not self._writer.failed:
+                        self._writer.flush()
+        finally:
+            if self._writer is not None:
+                self._writer.release()
+            if self._hold is not None:
+                self._hold.release()
+            self._reader.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"Index({self._directory!r}, closed)"
+        infos = self._reader.segments()
+        return f"Index({self._directory!r}, docs={sum(info.docs for info in infos)}, segments={len(infos)})"
+
+    # Inside
+
+    def _check(self) -> None:
+        if self._process != os.getpid():
+            raise IndexClosedError("the index was opened before this process was forked", path=self._directory,
+                                   fix="open the index after the fork, or start processes by 'spawn'")
+        if self._closed:
+            raise IndexClosedError("the index is closed", path=self._directory, fix="open it again")
+
+    def _writable(self) -> Writer:
+        self._check()
+        if self._writer is None:
+            raise ReadOnlyError("the index was opened to read only", path=self._directory,
+                                fix="open it without read_only=True")
+        return self._writer
+
+    def _publish(self) -> None:
+        assert self._writer is not None
+        self._reader = Reader(self._writer.view())
+
+    def _publish_settings(self) -> None:
+        """New settings hold for searches at once, new documents only from the next refresh on."""
+        assert self._writer is not None
+        view = self._reader.view
+        self._reader = Reader(View(view.leaves, view.mapping, self._writer.settings, view.name))
+
+    @staticmethod
+    def _refresh_interval(index: object) -> float:
+        assert isinstance(index, Index) and index._writer is not None
+        return index._writer.settings.refresh_interval
+
+    @staticmethod
+    def _refresh_if_dirty(index: object) -> None:
+        assert isinstance(index, Index) and index._writer is not None
+        with index._writer.lock:
+            if index._writer.dirty and not index._closed:
+                index._writer.refresh()
+                index._publish()
+
+    # Reading only
+
+    def _view_of(self, hold: Hold) -> View:
+        manifest = hold.manifest
+        tier = LocalTier(OS_FILES, os.path.join(self._directory, SEGMENTS_DIRECTORY))
+        opened = {entry.name: self._opened.get(entry.name) or store.open_segment(tier, entry)
+                  for entry in manifest.segments}
+        leaves = [Leaf(opened[entry.name], store.read_live(tier, entry), entry.tier, entry.size)
+                  for entry in manifest.segments]
+        self._opened = opened
+        return View(leaves, Mapping.from_dict(manifest.mapping), Settings.from_dict(manifest.settings),
+                    os.path.basename(self._directory))
+
+    def _follow(self) -> None:
+        assert self._hold is not None
+        newest = manifests.generations(OS_FILES, self._directory)
+        if newest and newest[-1] == self._hold.manifest.generation:
+            return
+        hold = manifests.hold(OS_FILES, self._directory)
+        try:
+            view = self._view_of(hold)
+        except BaseException:
+            hold.release()
+            raise
+        self._hold.release()
+        self._hold = hold
+        self._reader = Reader(view)
+
+    def _generation(self) -> int:
+        assert self._hold is not None
+        return self._hold.manifest.generation
+
+    def _manifest_seq_no(self) -> int:
+        assert self._hold is not None
+        return self._hold.manifest.max_seq_no
+
+
+# --- documents ---------------------------------------------------------------------------------------------
+
+
+def _decoded(doc: dict[str, Any] | bytes | str) -> tuple[bytes | None, dict[str, Any]]:
+    """The bytes to store (None: to be encoded) and the document itself."""
+    if isinstance(doc, dict):
+        return None, doc
+    if not isinstance(doc, bytes | bytearray | memoryview | str):
+        raise DocumentError("not a document", found=doc, expected="a dict, or JSON as bytes or str")
+    try:
+        source = doc.encode() if isinstance(doc, str) else bytes(doc)
+        if len(source) > MAX_DOCUMENT_BYTES:
+            raise DocumentError("the document is too large", found=f"{len(source)} bytes",
+                                expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
+        body = msgspec.json.decode(source)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise DocumentError("not a JSON document", found=doc, expected=f"one object ({error})") from None
+    if not isinstance(body, dict):
+        raise DocumentError("a document is not an object", found=doc, expected="a JSON object")
+    return source, body
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """Compact JSON in key order; NaN and what JSON does not have are refused."""
+    try:
+        source = _ENCODER.encode(body).encode()
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise DocumentError("the document cannot be stored as JSON", found=body, expected=str(error)) from None
+    if len(source) > MAX_DOCUMENT_BYTES:
+        raise DocumentError("the document is too large", found=f"{len(source)} bytes",
+                            expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
+    return source
+
+
+def _as_json(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"JSON values, not {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_json)
+
+
+def _merged(old: dict[str, Any], partial: dict[str, Any]) -> dict[str, Any]:
+    result = dict(old)
+    for key, value in partial.items():
+        before = old.get(key)
+        result[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _id_of(body: dict[str, Any], field: str | None) -> bytes:
+    if field is None:
+        return ids.id_bytes(_new_id())
+    value = body.get(field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DocumentError("the field that holds the id has none", path=field, found=value,
+                            expected="a string or an integer")
+    return ids.id_bytes(value)
+
+
+def _new_id() -> str:
+    """A random id of 26 characters (128 bits)."""
+    return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
+
+
+def _batches(docs: Iterable[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for doc in docs:
+        batch.append(doc)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _shown(docs: Iterable[Any], progress: bool) -> Iterable[Any]:
+    """``docs``, with a bar on stderr while they pass if that is wanted: tqdm's where it is installed."""
+    if not progress:
+        return docs
+    try:
+        from tqdm.auto import tqdm
+    except ModuleNotFoundError:
+        return _counted(docs)
+    shown: Iterable[Any] = tqdm(docs, unit=" docs", desc="indexing")
+    return shown
+
+
+def _counted(docs: Iterable[Any]) -> Iterator[Any]:
+    started = time.perf_counter()
+    number = 0
+    for number, doc in enumerate(docs, 1):
+        yield doc
+        if number % 1000 == 0:
+            rate = number / (time.perf_counter() - started)
+            print(f"\rindexing: {number:,} documents, {rate:,.0f}/s", end="", file=sys.stderr, flush=True)
+    print(f"\rindexing: {number:,} documents in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------
+
+
+def _directory(path: Any) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise InvalidNameError("not a path", found=path, expected="a directory as str or path object") from None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidNameError("not a path", found=path, expected="a directory as str or path object")
+    if "://" in text:
+        raise UnsupportedError("opening a URL is not supported by this version", path=text,
+                               expected="a local directory")
+    directory = os.path.abspath(text)
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise InvalidNameError("the path is a file", path=directory, expected="a directory, or nothing yet")
+    return directory
+
+
+def _dict(value: Any, error: type[QuidditchError], what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise error(f"{what} are not an object", path=what, found=value, expected="a dict")
+    return value
+
+
+def _check_tiers(tiers: Any) -> None:
+    if tiers is None:
+        return
+    if not isinstance(tiers, Tiers):
+        raise SettingsError("not tiers", path="tiers", found=tiers, expected="qc.Tiers(...)")
+    if tiers.warm is not None or tiers.cold is not None:
+        raise UnsupportedError("warm and cold tiers are not supported by this version", path="tiers",
+                               fix="leave them out: the index's path is the hot tier")

@@ -1,0 +1,89 @@
+"""From ids to documents: sorted 64-bit hashes with the document of each, verified against the id itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DocumentError
+from ..segment import RamSections, Segment
+
+MAX_ID_BYTES = 512
+
+
+def id_bytes(id: Any) -> bytes:
+    """An id as UTF-8; a typed error if it is not a string of 1 to 512 bytes."""
+    if not isinstance(id, str):
+        raise DocumentError("not an id", path="_id", found=id, expected="a string", fix="use str(id)")
+    try:
+        data = id.encode()
+    except UnicodeEncodeError:
+        raise DocumentError("not an id", path="_id", found=id, expected="text without lone surrogates") from None
+    if not 0 < len(data) <= MAX_ID_BYTES:
+        raise DocumentError("an id is too long or empty", path="_id", found=id,
+                            expected=f"1 to {MAX_ID_BYTES} bytes of UTF-8")
+    return data
+
+
+def id_hash(id: bytes) -> int:
+    """Signed 64-bit hash of an id; part of the format."""
+    return int.from_bytes(hashlib.blake2b(id, digest_size=8).digest(), "little", signed=True)
+
+
+def write_ids(sections: RamSections, ids: list[bytes]) -> None:
+    """Write ``ids`` (document order) and their index."""
+    hashes = np.fromiter(map(id_hash, ids), np.int64, len(ids))
+    ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
+    sections.put("ids", b"".join(ids))
+    sections.put_ints("ids.start", np.concatenate([np.zeros(1, np.int64), ends]))
+    order = np.argsort(hashes, kind="stable")
+    sections.put("ids.hash", hashes[order])
+    sections.put("ids.doc", order.astype(np.uint32))
+
+
+def id_of(segment: Segment, doc: int) -> bytes:
+    """The id of a document."""
+    starts, base = segment.narrow("ids.start")
+    start, end = int(starts[doc]) + base, int(starts[doc + 1]) + base
+    segment.sections.need("ids", start, end - start)
+    return segment.sections.section("ids").data[start:end].tobytes()
+
+
+def all_ids(segment: Segment) -> list[bytes]:
+    """Every id, by document."""
+    data = segment.array("ids", np.uint8).tobytes()
+    starts = segment.ints("ids.start").tolist()
+    return [data[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def find(segment: Segment, id: bytes, hash: int) -> Iterator[int]:
+    """Documents with this id, ascending; several if all but one are deleted."""
+    if segment.docs == 0:
+        return
+    hashes = _index(segment)
+    at = int(hashes.searchsorted(hash))
+    docs = segment.array("ids.doc", np.uint32)
+    while at < hashes.size and hashes[at] == hash:
+        doc = int(docs[at])
+        if id_of(segment, doc) == id:
+            yield doc
+        at += 1
+
+
+def candidates(segment: Segment, hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of many hashes this segment has at all."""
+    index = _index(segment)
+    at = index.searchsorted(hashes)
+    found: NDArray[np.bool_] = index[np.minimum(at, index.size - 1)] == hashes
+    return found
+
+
+def _index(segment: Segment) -> NDArray[np.int64]:
+    index: NDArray[np.int64] | None = segment.cache.get("ids.hash")
+    if index is None:
+        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.int64)
+    return index

@@ -1,0 +1,1 @@
+"""Kernels of the engine, and in ``reference`` what they must equal. Only NumPy, ``jit`` and the layout."""

@@ -1,0 +1,253 @@
+"""Blocks of 128 integers and cursors over postings: the bytes of ``postings`` and ``blocks.*``.
+
+A full block is *vertical*: value i lies in lane i % 8, row i // 8; a lane packs its 16 rows in ceil(b / 2)
+words of 32 bits, and word w of lane l is at byte 4 * (8 w + l). A tail (fewer than 128 values) is one stream of
+bits. Documents are stored as distance - 1 from the one before, frequencies as f - 1.
+
+Every size and width that is read is bounded, and a block's last document must equal its header, so that damaged
+bytes end in a negative status and never outside the segment.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quidditch_core.jit import helper, inline_helper, load_i64, load_u8, load_u32, load_u64, store_i64, store_u32
+from quidditch_core.segment import (
+    F_BLOCKS,
+    F_DOCS,
+    F_FLAGS,
+    F_LAST_DOCS,
+    F_OFFSETS,
+    F_POSTINGS,
+    F_POSTINGS_SIZE,
+    F_WIDTHS,
+)
+
+# Slots of a term row (int64 [8]), as segment.TermInfo.
+T_ORDINAL, T_DF, T_TTF, T_POSTINGS, T_POSTINGS_SIZE, T_HEADERS, T_POSITIONS, T_POSITIONS_SIZE = range(8)
+
+# A cursor: int64 slots, then 128 documents and 128 frequencies as uint32.
+C_FIELD, C_TERM, C_BLOCK, C_BLOCKS, C_COUNT, C_INDEX, C_DOC = 0, 1, 2, 3, 4, 5, 6
+C_POSITION, C_POSITION_AT, C_POSITION_BLOCK = 7, 8, 9
+C_SLOTS = 10
+C_DOCS = 8 * C_SLOTS
+C_FREQS = C_DOCS + 4 * 128
+CURSOR_BYTES = C_FREQS + 4 * 128
+
+END = 1 << 40  # C_DOC of an exhausted cursor
+CORRUPT = -1
+
+
+@inline_helper
+def vertical_bytes(width: int) -> int:
+    return 32 * ((width + 1) >> 1)
+
+
+@helper
+def unpack_vertical(source: int, width: int, out: int) -> None:
+    """128 values of ``width`` bits into uint32 at ``out``."""
+    mask = (1 << width) - 1
+    for row in range(16):
+        bit = row * width
+        word = source + 32 * (bit >> 5)
+        shift = bit & 31
+        if shift + width <= 32:
+            for lane in range(8):
+                store_u32(out + 4 * (8 * row + lane), (load_u32(word + 4 * lane) >> shift) & mask)
+        else:
+            for lane in range(8):
+                wide = load_u32(word + 4 * lane) | (load_u32(word + 32 + 4 * lane) << 32)
+                store_u32(out + 4 * (8 * row + lane), (wide >> shift) & mask)
+
+
+@helper
+def pack_vertical(source: int, width: int, out: int) -> None:
+    """The inverse of :func:`unpack_vertical`; ``out`` has vertical_bytes(width) zeroed bytes."""
+    for row in range(16):
+        bit = row * width
+        word = out + 32 * (bit >> 5)
+        shift = bit & 31
+        for lane in range(8):
+            wide = load_u32(source + 4 * (8 * row + lane)) << shift
+            at = word + 4 * lane
+            store_u32(at, load_u32(at) | (wide & 0xFFFFFFFF))
+            if shift + width > 32:
+                store_u32(at + 32, wide >> 32)
+
+
+@inline_helper
+def read_bits(source: int, bit: int, width: int) -> int:
+    """``width`` <= 32 bits at ``bit`` of a stream; up to 8 bytes are read."""
+    word = load_u64(source + (bit >> 3)) >> np.uint64(bit & 7)
+    return np.int64(word & np.uint64((1 << width) - 1))
+
+
+@inline_helper
+def tail_bytes(count: int, doc_width: int, freq_width: int) -> int:
+    return ((count * doc_width + 7) >> 3) + ((count * freq_width + 7) >> 3)
+
+
+@helper
+def decode_block(field: int, term: int, block: int, docs: int, freqs: int) -> int:
+    """Documents and frequencies of one block of a term, into uint32 [128] each; their number or CORRUPT."""
+    df = load_i64(term + 8 * T_DF)
+    limit = load_i64(field + 8 * F_DOCS)
+    if df == 1:
+        doc = load_i64(term + 8 * T_POSTINGS)
+        if doc < 0 or doc >= limit:
+            return CORRUPT
+        store_u32(docs, doc)
+        store_u32(freqs, load_i64(term + 8 * T_TTF))
+        return 1
+    base = load_i64(field + 8 * F_POSTINGS)
+    at = load_i64(term + 8 * T_POSTINGS)
+    end = at + load_i64(term + 8 * T_POSTINGS_SIZE)
+    if base == 0 or at < 0 or end < at or end > load_i64(field + 8 * F_POSTINGS_SIZE):
+        return CORRUPT
+    count = min(128, df - 128 * block)
+    previous = -1
+    header_last = -1
+    if df < 128:
+        if at + 2 > end:
+            return CORRUPT
+        doc_width = load_u8(base + at)
+        freq_width = load_u8(base + at + 1)
+        at += 2
+    else:
+        header = load_i64(term + 8 * T_HEADERS) + block
+        if header < 0 or header >= load_i64(field + 8 * F_BLOCKS):
+            return CORRUPT
+        at += 32 * load_u32(load_i64(field + 8 * F_OFFSETS) + 4 * header)
+        widths = load_i64(field + 8 * F_WIDTHS) + 2 * header
+        doc_width = load_u8(widths)
+        freq_width = load_u8(widths + 1)
+        lasts = load_i64(field + 8 * F_LAST_DOCS)
+        header_last = load_u32(lasts + 4 * header)
+        if block > 0:
+            previous = load_u32(lasts + 4 * (header - 1))
+    if doc_width > 32 or freq_width > 32:
+        return CORRUPT
+    if count == 128:
+        if at + vertical_bytes(doc_width) + vertical_bytes(freq_width) > end:
+            return CORRUPT
+        unpack_vertical(base + at, doc_width, docs)
+        if freq_width:
+            unpack_vertical(base + at + vertical_bytes(doc_width), freq_width, freqs)
+    else:
+        if at + tail_bytes(count, doc_width, freq_width) > end:
+            return CORRUPT
+        source = base + at
+        for i in range(count):
+            store_u32(docs + 4 * i, read_bits(source, i * doc_width, doc_width))
+        if freq_width:
+            source += (count * doc_width + 7) >> 3
+            for i in range(count):
+                store_u32(freqs + 4 * i, read_bits(source, i * freq_width, freq_width))
+    doc = previous
+    for i in range(count):
+        doc += load_u32(docs + 4 * i) + 1
+        store_u32(docs + 4 * i, doc)
+    if doc >= limit or (df >= 128 and doc != header_last):
+        return CORRUPT
+    if freq_width:
+        for i in range(count):
+            store_u32(freqs + 4 * i, load_u32(freqs + 4 * i) + 1)
+    else:
+        for i in range(count):
+            store_u32(freqs + 4 * i, 1)
+    return count
+
+
+@helper
+def cursor_open(cursor: int, field: int, term: int) -> int:
+    """Place a cursor on a term's first posting; CORRUPT or 0."""
+    store_i64(cursor + 8 * C_FIELD, field)
+    store_i64(cursor + 8 * C_TERM, term)
+    store_i64(cursor + 8 * C_BLOCKS, (load_i64(term + 8 * T_DF) + 127) >> 7)
+    store_i64(cursor + 8 * C_POSITION_BLOCK, -1)
+    return cursor_load(cursor, 0)
+
+
+@helper
+def cursor_load(cursor: int, block: int) -> int:
+    """Decode ``block`` and stand on its first posting, or at END."""
+    store_i64(cursor + 8 * C_BLOCK, block)
+    store_i64(cursor + 8 * C_INDEX, 0)
+    if block >= load_i64(cursor + 8 * C_BLOCKS):
+        store_i64(cursor + 8 * C_COUNT, 0)
+        store_i64(cursor + 8 * C_DOC, END)
+        return 0
+    count = decode_block(load_i64(cursor + 8 * C_FIELD), load_i64(cursor + 8 * C_TERM), block,
+                         cursor + C_DOCS, cursor + C_FREQS)
+    if count <= 0:
+        return CORRUPT
+    store_i64(cursor + 8 * C_COUNT, count)
+    store_i64(cursor + 8 * C_DOC, load_u32(cursor + C_DOCS))
+    return 0
+
+
+@helper
+def cursor_next(cursor: int) -> int:
+    """Step to the next posting."""
+    index = load_i64(cursor + 8 * C_INDEX) + 1
+    if index < load_i64(cursor + 8 * C_COUNT):
+        store_i64(cursor + 8 * C_INDEX, index)
+        store_i64(cursor + 8 * C_DOC, load_u32(cursor + C_DOCS + 4 * index))
+        return 0
+    return cursor_load(cursor, load_i64(cursor + 8 * C_BLOCK) + 1)
+
+
+@helper
+def cursor_advance(cursor: int, target: int) -> int:
+    """Stand on the first posting whose document is at least ``target``; CORRUPT or 0."""
+    if load_i64(cursor + 8 * C_DOC) >= target:
+        return 0
+    count = load_i64(cursor + 8 * C_COUNT)
+    if load_u32(cursor + C_DOCS + 4 * (count - 1)) < target:
+        block = load_i64(cursor + 8 * C_BLOCK) + 1
+        blocks = load_i64(cursor + 8 * C_BLOCKS)
+        if load_i64(load_i64(cursor + 8 * C_TERM) + 8 * T_DF) >= 128 and block < blocks:
+            header = load_i64(load_i64(cursor + 8 * C_TERM) + 8 * T_HEADERS)
+            lasts = load_i64(load_i64(cursor + 8 * C_FIELD) + 8 * F_LAST_DOCS) + 4 * header
+            step = 1
+            while block + step < blocks and load_u32(lasts + 4 * (block + step - 1)) < target:
+                block += step
+                step <<= 1
+            high = min(block + step, blocks)
+            while block < high:
+                middle = (block + high) >> 1
+                if load_u32(lasts + 4 * middle) < target:
+                    block = middle + 1
+                else:
+                    high = middle
+        if cursor_load(cursor, block) < 0:
+            return CORRUPT
+        if load_i64(cursor + 8 * C_DOC) >= target:
+            return 0
+        count = load_i64(cursor + 8 * C_COUNT)
+    low = load_i64(cursor + 8 * C_INDEX)
+    high = count
+    while low < high:
+        middle = (low + high) >> 1
+        if load_u32(cursor + C_DOCS + 4 * middle) < target:
+            low = middle + 1
+        else:
+            high = middle
+    if low >= count:  # the block's header promised a document that the block does not hold
+        return CORRUPT
+    store_i64(cursor + 8 * C_INDEX, low)
+    store_i64(cursor + 8 * C_DOC, load_u32(cursor + C_DOCS + 4 * low))
+    return 0
+
+
+@inline_helper
+def cursor_freq(cursor: int) -> int:
+    return load_u32(cursor + C_FREQS + 4 * load_i64(cursor + 8 * C_INDEX))
+
+
+@inline_helper
+def has_headers(term: int, field: int) -> bool:
+    header = load_i64(term + 8 * T_HEADERS)
+    blocks = (load_i64(term + 8 * T_DF) + 127) >> 7
+    return header >= 0 and header + blocks <= load_i64(field + 8 * F_BLOCKS)

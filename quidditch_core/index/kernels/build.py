@@ -1,0 +1,343 @@
+"""From tokens to postings: interning, counting sort, grouping, and the encoder of blocks and positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quidditch_core.index.kernels.blocks import pack_vertical, tail_bytes, vertical_bytes
+from quidditch_core.index.kernels.terms import put_varint
+from quidditch_core.jit import (
+    helper,
+    inline_helper,
+    kernel,
+    load_f32,
+    load_i64,
+    load_u8,
+    load_u32,
+    load_u64,
+    store_f32,
+    store_i64,
+    store_u8,
+    store_u32,
+    store_u64,
+)
+
+FULL = -2
+
+
+@helper
+def hash_bytes(at: int, size: int) -> Any:
+    """FNV-1a over 8 bytes at a time, mixed at the end; int64, for tables in memory only."""
+    value = np.uint64(14695981039346656037) ^ np.uint64(size)
+    prime = np.uint64(1099511628211)
+    while size >= 8:
+        value = (value ^ load_u64(at)) * prime
+        value ^= value >> np.uint64(29)
+        at += 8
+        size -= 8
+    while size > 0:
+        value = (value ^ np.uint64(load_u8(at))) * prime
+        at += 1
+        size -= 1
+    value ^= value >> np.uint64(32)
+    value *= np.uint64(0xD6E8FEB86659FD93)
+    value ^= value >> np.uint64(32)
+    return value
+
+
+@inline_helper
+def same_bytes(a: int, b: int, size: int) -> bool:
+    i = 0
+    while i + 8 <= size:
+        if load_u64(a + i) != load_u64(b + i):
+            return False
+        i += 8
+    while i < size:
+        if load_u8(a + i) != load_u8(b + i):
+            return False
+        i += 1
+    return True
+
+
+# State of an interner: int64 slots.
+I_TERMS, I_USED, I_MASK, I_TABLE, I_ENDS, I_MAX_TERMS, I_ARENA, I_ARENA_SIZE, I_HASHES = range(9)
+I_SLOTS = 9
+
+
+@kernel("quidditch_core.index.kernels.reference:intern")
+def intern(state: int, data: int, starts: int, sizes: int, begin: int, count: int, ids: int) -> int:
+    """Give each distinct byte string a number, in order of first sight.
+
+    Tokens ``begin`` .. ``count`` - 1 lie at data + starts[i]; ids uint32 [count]. The arena keeps the strings
+    (ends int64, hashes uint64 a term), the table uint32 [mask + 1] holds number + 1. Returns how many tokens
+    were done; fewer than ``count`` means that the table, the arena or the term arrays must grow first.
+    """
+    terms = load_i64(state + 8 * I_TERMS)
+    used = load_i64(state + 8 * I_USED)
+    mask = load_i64(state + 8 * I_MASK)
+    table = load_i64(state + 8 * I_TABLE)
+    ends = load_i64(state + 8 * I_ENDS)
+    hashes = load_i64(state + 8 * I_HASHES)
+    arena = load_i64(state + 8 * I_ARENA)
+    most = min(load_i64(state + 8 * I_MAX_TERMS), mask >> 1)
+    done = begin
+    while done < count:
+        at = data + load_i64(starts + 8 * done)
+        size = load_i64(sizes + 8 * done)
+        value = hash_bytes(at, size)
+        slot = np.int64(value & np.uint64(mask))
+        number = -1
+        while True:
+            entry = load_u32(table + 4 * slot)
+            if entry == 0:
+                break
+            term = entry - 1
+            if load_u64(hashes + 8 * term) == value:
+                start = 0
+                if term > 0:
+                    start = load_i64(ends + 8 * (term - 1))
+                if load_i64(ends + 8 * term) - start == size and same_bytes(arena + start, at, size):
+                    number = term
+                    break
+            slot = (slot + 1) & mask
+        if number < 0:
+            if terms >= most or used + size > load_i64(state + 8 * I_ARENA_SIZE):
+                break
+            for i in range(size):
+                store_u8(arena + used + i, load_u8(at + i))
+            used += size
+            store_i64(ends + 8 * terms, used)
+            store_u64(hashes + 8 * terms, value)
+            number = terms
+            terms += 1
+            store_u32(table + 4 * slot, terms)
+        store_u32(ids + 4 * done, number)
+        done += 1
+    store_i64(state + 8 * I_TERMS, terms)
+    store_i64(state + 8 * I_USED, used)
+    return done
+
+
+@kernel("quidditch_core.index.kernels.reference:rehash")
+def rehash(state: int) -> int:
+    """Fill an empty, larger table from the terms already known."""
+    mask = load_i64(state + 8 * I_MASK)
+    table = load_i64(state + 8 * I_TABLE)
+    for term in range(load_i64(state + 8 * I_TERMS)):
+        slot = np.int64(load_u64(load_i64(state + 8 * I_HASHES) + 8 * term) & np.uint64(mask))
+        while load_u32(table + 4 * slot) != 0:
+            slot = (slot + 1) & mask
+        store_u32(table + 4 * slot, term + 1)
+    return 0
+
+
+@kernel("quidditch_core.index.kernels.reference:scatter")
+def scatter(
+    ranks: int, docs: int, positions: int, count: int, slots: int, out_docs: int, out_positions: int,
+) -> int:
+    """One pass of a stable counting sort: token i goes to slots[ranks[i]]++. Rank 2^32 - 1 drops a token."""
+    for i in range(count):
+        rank = load_u32(ranks + 4 * i)
+        if rank == 0xFFFFFFFF:
+            continue
+        slot = load_i64(slots + 8 * rank)
+        store_i64(slots + 8 * rank, slot + 1)
+        store_u32(out_docs + 4 * slot, load_u32(docs + 4 * i))
+        if positions != 0:
+            store_u32(out_positions + 4 * slot, load_u32(positions + 4 * i))
+    return 0
+
+
+@kernel("quidditch_core.index.kernels.reference:group")
+def group(docs: int, starts: int, terms: int, out_docs: int, out_freqs: int, out_starts: int) -> int:
+    """Fold tokens sorted by term into postings: documents, frequencies, and each term's first posting.
+
+    ``starts`` and ``out_starts``: int64 [terms + 1]. Works in place. Returns the number of postings.
+    """
+    written = 0
+    for term in range(terms):
+        begin = load_i64(starts + 8 * term)
+        end = load_i64(starts + 8 * term + 8)
+        store_i64(out_starts + 8 * term, written)
+        i = begin
+        while i < end:
+            doc = load_u32(docs + 4 * i)
+            freq = 1
+            i += 1
+            while i < end and load_u32(docs + 4 * i) == doc:
+                freq += 1
+                i += 1
+            store_u32(out_docs + 4 * written, doc)
+            store_u32(out_freqs + 4 * written, freq)
+            written += 1
+    store_i64(out_starts + 8 * terms, written)
+    return written
+
+
+@inline_helper
+def bits_of(value: int) -> int:
+    """Number of bits that hold ``value``."""
+    bits = 0
+    while value != 0:
+        bits += 1
+        value >>= 1
+    return bits
+
+
+@helper
+def pack_tail(source: int, count: int, width: int, out: int) -> int:
+    """A stream of ``width``-bit values; the bytes it took."""
+    size = (count * width + 7) >> 3
+    for i in range(size):
+        store_u8(out + i, 0)
+    bit = 0
+    for i in range(count):
+        value = load_u32(source + 4 * i) << (bit & 7)
+        at = out + (bit >> 3)
+        left = (bit & 7) + width
+        while left > 0:
+            store_u8(at, load_u8(at) | (value & 255))
+            value >>= 8
+            at += 1
+            left -= 8
+        bit += width
+    return size
+
+
+# Job of the encoder: int64 slots.
+E_DOCS, E_FREQS, E_STARTS, E_TERMS, E_ROWS, E_POSITIONS, E_NORMS, E_TABLE = range(8)
+E_OUT, E_OUT_USED, E_LAST, E_OFFSET, E_WIDTH, E_BOUND, E_BLOCKS = range(8, 15)
+E_POS_OUT, E_POS_USED, E_POS_BASE, E_POS_SUB, E_SCRATCH, E_HAS_FREQS = range(15, 21)
+E_SLOTS = 21
+
+
+@helper
+def encode_positions(
+    source: int, freqs: int, count: int, out: int, bases: int, subs: int, header: int, start: int,
+) -> int:
+    """Positions of one block, 32 postings at a time; the new end of ``out``."""
+    at = out
+    token = source
+    if header >= 0:
+        store_u64(bases + 8 * header, np.uint64(out - start))
+    for i in range(count):
+        if header >= 0 and i > 0 and i & 31 == 0:
+            store_u32(subs + 12 * header + 4 * ((i >> 5) - 1), at - out)
+        previous = 0
+        for _ in range(load_u32(freqs + 4 * i)):
+            position = load_u32(token)
+            at = put_varint(at, position - previous)
+            previous = position
+            token += 4
+    return at
+
+
+@kernel("quidditch_core.index.kernels.reference:encode")
+def encode(job: int) -> int:
+    """Encode the postings of E_TERMS sorted terms behind what the buffers hold; fills rows int64 [terms, 8].
+
+    Buffers are as large as the worst case: 8 bytes a posting and 96 a term for ``out``, 5 bytes a token for
+    positions, one header for every 128 postings and one a term. Bounds are the greatest idf-free score of a
+    block with the 256 factors of E_TABLE (Lucene: impacts). Returns 0.
+    """
+    docs = load_i64(job + 8 * E_DOCS)
+    freqs = load_i64(job + 8 * E_FREQS)
+    starts = load_i64(job + 8 * E_STARTS)
+    terms = load_i64(job + 8 * E_TERMS)
+    rows = load_i64(job + 8 * E_ROWS)
+    positions = load_i64(job + 8 * E_POSITIONS)
+    norms = load_i64(job + 8 * E_NORMS)
+    table = load_i64(job + 8 * E_TABLE)
+    base = load_i64(job + 8 * E_OUT)
+    out = base + load_i64(job + 8 * E_OUT_USED)
+    lasts = load_i64(job + 8 * E_LAST)
+    offsets = load_i64(job + 8 * E_OFFSET)
+    widths = load_i64(job + 8 * E_WIDTH)
+    bounds = load_i64(job + 8 * E_BOUND)
+    blocks = load_i64(job + 8 * E_BLOCKS)
+    pos_base = load_i64(job + 8 * E_POS_OUT)
+    pos_out = pos_base + load_i64(job + 8 * E_POS_USED)
+    gaps = load_i64(job + 8 * E_SCRATCH)
+    lows = gaps + 512
+    has_freqs = load_i64(job + 8 * E_HAS_FREQS)
+    one = np.float32(1.0)
+    for t in range(terms):
+        begin = load_i64(starts + 8 * t)
+        end = load_i64(starts + 8 * t + 8)
+        df = end - begin
+        row = rows + 64 * t
+        term_start = out
+        pos_start = pos_out
+        ttf = 0
+        store_i64(row + 8, df)
+        store_i64(row + 24, out - base)
+        store_i64(row + 40, blocks)
+        store_i64(row + 48, pos_out - pos_base)
+        previous = -1
+        first = begin
+        while first < end:
+            count = min(128, end - first)
+            doc_bits = 0
+            freq_bits = 0
+            bound = np.float32(0.0)
+            block_tokens = 0
+            for i in range(count):
+                doc = load_u32(docs + 4 * (first + i))
+                gap = doc - previous - 1
+                previous = doc
+                store_u32(gaps + 4 * i, gap)
+                doc_bits |= gap
+                freq = load_u32(freqs + 4 * (first + i))
+                block_tokens += freq
+                store_u32(lows + 4 * i, freq - 1)
+                freq_bits |= freq - 1
+                if norms != 0:
+                    score = one - one / (one + np.float32(freq) * load_f32(table + 4 * load_u8(norms + doc)))
+                    bound = max(bound, score)
+            doc_width = bits_of(doc_bits)
+            freq_width = bits_of(freq_bits) if has_freqs else 0
+            header = -1
+            if df >= 128:
+                header = blocks
+                store_u32(lasts + 4 * blocks, previous)
+                store_u32(offsets + 4 * blocks, (out - term_start) >> 5)
+                store_u8(widths + 2 * blocks, doc_width)
+                store_u8(widths + 2 * blocks + 1, freq_width)
+                if norms != 0:
+                    store_f32(bounds + 4 * blocks, bound)
+                blocks += 1
+            if df > 1:
+                if count == 128:
+                    size = vertical_bytes(doc_width) + vertical_bytes(freq_width)
+                    for i in range(size):
+                        store_u8(out + i, 0)
+                    pack_vertical(gaps, doc_width, out)
+                    pack_vertical(lows, freq_width, out + vertical_bytes(doc_width))
+                    out += size
+                else:
+                    if df < 128:
+                        store_u8(out, doc_width)
+                        store_u8(out + 1, freq_width)
+                        out += 2
+                    size = tail_bytes(count, doc_width, freq_width)
+                    done = pack_tail(gaps, count, doc_width, out)
+                    pack_tail(lows, count, freq_width, out + done)
+                    out += size
+            if positions != 0:
+                pos_out = encode_positions(positions, freqs + 4 * first, count, pos_out,
+                                           load_i64(job + 8 * E_POS_BASE), load_i64(job + 8 * E_POS_SUB),
+                                           header, pos_start)
+                positions += 4 * block_tokens
+            ttf += block_tokens
+            first += count
+        store_i64(row + 16, ttf)
+        store_i64(row + 32, out - term_start)
+        if df == 1:
+            store_i64(row + 32, load_u32(docs + 4 * begin))
+        store_i64(row + 56, pos_out - pos_start)
+    store_i64(job + 8 * E_OUT_USED, out - base)
+    store_i64(job + 8 * E_BLOCKS, blocks)
+    store_i64(job + 8 * E_POS_USED, pos_out - pos_base)
+    return 0

@@ -1,0 +1,331 @@
+"""From tokens to postings, a whole call at a time.
+
+The encoder finds the width and the place of every block first; then all full blocks of one width are packed
+together, and all tails bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quidditch_core.segment import BLOCK, SUB_BLOCK, view
+
+from ..build import (
+    E_BLOCKS,
+    E_BOUND,
+    E_DOCS,
+    E_FREQS,
+    E_HAS_FREQS,
+    E_LAST,
+    E_NORMS,
+    E_OFFSET,
+    E_OUT,
+    E_OUT_USED,
+    E_POS_BASE,
+    E_POS_OUT,
+    E_POS_SUB,
+    E_POS_USED,
+    E_POSITIONS,
+    E_ROWS,
+    E_SLOTS,
+    E_STARTS,
+    E_TABLE,
+    E_TERMS,
+    E_WIDTH,
+    I_ARENA,
+    I_ARENA_SIZE,
+    I_ENDS,
+    I_HASHES,
+    I_MASK,
+    I_MAX_TERMS,
+    I_SLOTS,
+    I_TABLE,
+    I_TERMS,
+    I_USED,
+)
+from .blocks import Bytes, Ints, vertical_bytes
+
+U64 = NDArray[np.uint64]
+DROPPED = 0xFFFFFFFF
+
+
+# --- interning ---------------------------------------------------------------------------------------------
+
+
+def hash_tokens(data: Bytes, starts: Ints, sizes: Ints) -> U64:
+    """FNV-1a of every token, 8 bytes at a time, mixed at the end."""
+    prime = np.uint64(1099511628211)
+    values = np.uint64(14695981039346656037) ^ sizes.astype(np.uint64)
+    for done in range(0, int(sizes.max(initial=0)) - 7, 8):
+        some = np.flatnonzero(sizes >= done + 8)
+        words = data[(starts[some] + done)[:, None] + np.arange(8)].view("<u8")[:, 0]
+        mixed = (values[some] ^ words) * prime
+        values[some] = mixed ^ mixed >> np.uint64(29)
+    whole = sizes & ~7
+    for k in range(7):
+        some = np.flatnonzero(sizes - whole > k)
+        values[some] = (values[some] ^ data[(starts + whole)[some] + k]) * prime
+    values ^= values >> np.uint64(32)
+    values *= np.uint64(0xD6E8FEB86659FD93)
+    return values ^ values >> np.uint64(32)
+
+
+def intern(state_: int, data_: int, starts_: int, sizes_: int, begin: int, count: int, ids: int) -> int:
+    """Number the tokens ``begin`` .. ``count`` - 1; how many are done when something is full."""
+    if begin >= count:
+        return begin
+    state = view(state_, I_SLOTS, np.int64)
+    mask = int(state[I_MASK])
+    terms, used, room = int(state[I_TERMS]), int(state[I_USED]), int(state[I_MAX_TERMS])
+    most = min(room, mask // 2)
+    table = view(int(state[I_TABLE]), mask + 1, np.uint32)
+    arena = view(int(state[I_ARENA]), int(state[I_ARENA_SIZE]), np.uint8)
+    ends = view(int(state[I_ENDS]), room, np.int64)
+    hashes = view(int(state[I_HASHES]), room, np.uint64)
+    starts = view(starts_, count, np.int64)[begin:]
+    sizes = view(sizes_, count, np.int64)[begin:]
+    data = view(data_, int((starts + sizes).max()), np.uint8)
+    values = hash_tokens(data, starts, sizes)
+
+    def look_up(token: bytes, value: int) -> tuple[int, int]:
+        """The slot of a token and its number, -1 if the slot is free."""
+        slot = value & mask
+        while entry := int(table[slot]):
+            number = entry - 1
+            if int(hashes[number]) == value:
+                start = int(ends[number - 1]) if number else 0
+                if arena[start : int(ends[number])].tobytes() == token:
+                    return slot, number
+            slot = (slot + 1) & mask
+        return slot, -1
+
+    known: dict[bytes, int] = {}
+    numbers: list[int] = []
+    for start, size, value in zip(starts.tolist(), sizes.tolist(), values.tolist(), strict=True):
+        token = data[start : start + size].tobytes()
+        number = known.get(token, -1)
+        if number < 0:
+            slot, number = look_up(token, value)
+            if number < 0:
+                if terms >= most or used + size > arena.size:
+                    break
+                arena[used : used + size] = data[start : start + size]
+                used += size
+                number = terms
+                terms += 1
+                ends[number], hashes[number], table[slot] = used, value, terms
+            known[token] = number
+        numbers.append(number)
+    view(ids + 4 * begin, len(numbers), np.uint32)[:] = numbers
+    state[I_TERMS], state[I_USED] = terms, used
+    return begin + len(numbers)
+
+
+def rehash(state_: int) -> int:
+    """Fill an empty, larger table from the terms already known."""
+    state = view(state_, I_SLOTS, np.int64)
+    mask = int(state[I_MASK])
+    table = view(int(state[I_TABLE]), mask + 1, np.uint32)
+    entries = table.tolist()
+    hashes = view(int(state[I_HASHES]), int(state[I_TERMS]), np.uint64)
+    for number, value in enumerate(hashes.tolist()):
+        slot = value & mask
+        while entries[slot]:
+            slot = (slot + 1) & mask
+        entries[slot] = number + 1
+    table[:] = entries
+    return 0
+
+
+# --- sorting -----------------------------------------------------------------------------------------------
+
+
+def scatter(
+    ranks_: int, docs: int, positions: int, count: int, slots_: int, out_docs: int, out_positions: int,
+) -> int:
+    """One pass of a stable counting sort."""
+    ranks = view(ranks_, count, np.uint32)
+    order = np.argsort(ranks, kind="stable")
+    order = order[: np.count_nonzero(ranks != DROPPED)]
+    if order.size == 0:
+        return 0
+    present, first, tokens = np.unique(ranks[order], return_index=True, return_counts=True)
+    slots = view(slots_, int(present[-1]) + 1, np.int64)
+    to = np.arange(order.size) + np.repeat(slots[present] - first, tokens)
+    slots[present] += tokens
+    size = int(to.max()) + 1
+    view(out_docs, size, np.uint32)[to] = view(docs, count, np.uint32)[order]
+    if positions:
+        view(out_positions, size, np.uint32)[to] = view(positions, count, np.uint32)[order]
+    return 0
+
+
+def group(docs_: int, starts_: int, terms: int, out_docs: int, out_freqs: int, out_starts: int) -> int:
+    """Fold tokens sorted by term into postings; their number."""
+    starts = view(starts_, terms + 1, np.int64).copy()
+    docs = view(docs_, int(starts[-1]), np.uint32)
+    fresh = np.ones(docs.size, np.bool_)
+    fresh[1:] = docs[1:] != docs[:-1]
+    fresh[starts[:-1][starts[:-1] < docs.size]] = True
+    fresh[: starts[0]] = False
+    first = np.flatnonzero(fresh)
+    view(out_docs, first.size, np.uint32)[:] = docs[first]
+    view(out_freqs, first.size, np.uint32)[:] = np.diff(first, append=docs.size)
+    view(out_starts, terms + 1, np.int64)[:] = np.searchsorted(first, starts)
+    return first.size
+
+
+# --- encoding ----------------------------------------------------------------------------------------------
+
+
+def exclusive_sum(values: Any) -> Ints:
+    """Where each of several things begins if they lie one behind the other, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+
+
+def bit_length(values: Any) -> Ints:
+    """Number of bits of integers below 2^53."""
+    return np.frexp(np.asarray(values, np.float64))[1].astype(np.int64)
+
+
+def per_block(reduce: np.ufunc, values: NDArray[Any], begin: Ints) -> NDArray[Any]:
+    """One value a block; each block ends where the next begins."""
+    return reduce.reduceat(values, begin) if begin.size else values[:0]
+
+
+def encode(job: int) -> int:
+    """Encode the postings of sorted terms behind what the buffers hold, and fill the terms' rows."""
+    slots = view(job, E_SLOTS, np.int64)
+    at = slots.tolist()
+    starts = view(at[E_STARTS], at[E_TERMS] + 1, np.int64)
+    docs = view(at[E_DOCS], int(starts[-1]), np.uint32)[starts[0] :].astype(np.int64)
+    freqs = view(at[E_FREQS], int(starts[-1]), np.uint32)[starts[0] :].astype(np.int64)
+    starts = starts - starts[0]
+    df = np.diff(starts)
+
+    # The blocks of all terms, in the order in which they will lie; ``first_block`` of each term.
+    first_block = exclusive_sum(-(-df // BLOCK))
+    term = np.repeat(np.arange(df.size), np.diff(first_block))
+    begin = starts[term] + BLOCK * (np.arange(term.size) - first_block[term])
+    count = np.minimum(BLOCK, starts[term + 1] - begin)
+    full, headed, packed = count == BLOCK, df[term] >= BLOCK, df[term] > 1
+
+    previous = np.concatenate([[-1], docs[:-1]])[: docs.size]
+    previous[starts[:-1][df > 0]] = -1
+    gaps, extra = docs - previous - 1, (freqs - 1) * (at[E_HAS_FREQS] != 0)
+    doc_width = bit_length(per_block(np.bitwise_or, gaps, begin))
+    freq_width = bit_length(per_block(np.bitwise_or, extra, begin))
+    doc_size = np.where(full, vertical_bytes(doc_width), -(-count * doc_width // 8))
+    freq_size = np.where(full, vertical_bytes(freq_width), -(-count * freq_width // 8))
+    lead = np.where(headed, 0, 2)  # the widths, where no header has them
+    place = exclusive_sum(np.where(packed, lead + doc_size + freq_size, 0))
+
+    image = np.zeros(place[-1], np.uint8)
+    unheaded = packed & ~headed
+    image[place[:-1][unheaded]] = doc_width[unheaded]
+    image[place[:-1][unheaded] + 1] = freq_width[unheaded]
+    tail = packed & ~full
+    doc_place = place[:-1] + lead
+    for values, width, to in (gaps, doc_width, doc_place), (extra, freq_width, doc_place + doc_size):
+        pack_vertical(image, to[full], values, begin[full], width[full])
+        pack_tails(image, to[tail], values, begin[tail], width[tail], count[tail])
+    view(at[E_OUT] + at[E_OUT_USED], image.size, np.uint8)[:] = image
+
+    term_place = place[first_block]
+    append(at, E_LAST, 4, docs[begin + count - 1][headed], "<u4")
+    append(at, E_OFFSET, 4, (place[:-1] - term_place[term])[headed] // 32, "<u4")
+    append(at, E_WIDTH, 2, np.stack([doc_width, freq_width], axis=1)[headed], "u1")
+    if at[E_NORMS]:
+        append(at, E_BOUND, 4, per_block(np.maximum, idf_free_scores(at, docs, freqs), begin)[headed], "<f4")
+
+    token = exclusive_sum(freqs)  # first token of each posting
+    position_at = np.zeros(starts.size, np.int64)
+    if at[E_POSITIONS]:
+        points = encode_positions(at, token)[token]  # first byte of each posting's positions
+        position_at = points[starts]
+        append_entry_points(at, points[:-1] - np.repeat(position_at[:-1], df), begin[headed], count[headed])
+
+    rows = view(at[E_ROWS], 8 * df.size, np.int64).reshape(-1, 8)
+    header = at[E_BLOCKS] + exclusive_sum(headed)[first_block]
+    rows[:, 1] = df
+    rows[:, 2] = np.diff(token[starts])
+    rows[:, 3] = at[E_OUT_USED] + term_place[:-1]
+    rows[:, 4] = np.diff(term_place)
+    rows[df == 1, 4] = docs[starts[:-1][df == 1]]
+    rows[:, 5] = header[:-1]
+    rows[:, 6] = at[E_POS_USED] + position_at[:-1]
+    rows[:, 7] = np.diff(position_at)
+    slots[E_OUT_USED] += image.size
+    slots[E_BLOCKS] = header[-1]
+    slots[E_POS_USED] += position_at[-1]
+    return 0
+
+
+def append(at: list[int], slot: int, row_bytes: int, values: NDArray[Any], dtype: str) -> None:
+    """Write rows of a column of block headers behind those that it has."""
+    view(at[slot] + row_bytes * at[E_BLOCKS], values.size, dtype)[:] = values.reshape(-1)
+
+
+def pack_vertical(image: Bytes, to: Ints, values: Ints, begin: Ints, width: Ints) -> None:
+    """Full blocks: value i goes to lane i % 8, row i // 8."""
+    for bits in np.unique(width[width > 0]).tolist():
+        chosen = np.flatnonzero(width == bits)
+        size = vertical_bytes(bits)
+        rows = values[begin[chosen][:, None] + np.arange(BLOCK)].reshape(-1, 16, 8)
+        words = np.zeros((chosen.size, size // 32 + 1, 8), np.int64)
+        for row in range(16):
+            word, shift = divmod(row * bits, 32)
+            wide = rows[:, row].astype(np.uint64) << np.uint64(shift)
+            words[:, word] |= (wide & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            words[:, word + 1] |= (wide >> np.uint64(32)).astype(np.int64)
+        lanes = words[:, :-1].astype("<u4").reshape(chosen.size, -1)
+        image[to[chosen][:, None] + np.arange(size)] = lanes.view(np.uint8)
+
+
+def pack_tails(image: Bytes, to: Ints, values: Ints, begin: Ints, width: Ints, count: Ints) -> None:
+    """Streams of bits, least significant first; a value lies in at most five bytes."""
+    tail = np.repeat(np.arange(count.size), count)
+    i = np.arange(tail.size) - exclusive_sum(count)[tail]
+    bit = i * width[tail]
+    byte = to[tail] + bit // 8
+    wide = values[begin[tail] + i] << bit % 8
+    for k in range(5):
+        part = (wide >> 8 * k & 255).astype(np.uint8)
+        some = np.flatnonzero(part)
+        np.bitwise_or.at(image, byte[some] + k, part[some])
+
+
+def idf_free_scores(at: list[int], docs: Ints, freqs: Ints) -> NDArray[np.float32]:
+    """What BM25 gives each posting at a weight of one."""
+    norms = view(at[E_NORMS], int(docs.max(initial=-1)) + 1, np.uint8)[docs]
+    one = np.float32(1)
+    scores: NDArray[np.float32] = one - one / (
+        one + freqs.astype(np.float32) * view(at[E_TABLE], 256, np.float32)[norms])
+    return scores
+
+
+def encode_positions(at: list[int], token: Ints) -> Ints:
+    """Write the distances between positions as varints; the place of each token's, and the end."""
+    positions = view(at[E_POSITIONS], int(token[-1]), np.uint32).astype(np.int64)
+    previous = np.concatenate([[0], positions[:-1]])[: positions.size]
+    previous[token[:-1]] = 0  # every document begins anew
+    distances = positions - previous
+    lengths = np.maximum(1, -(-bit_length(distances) // 7))
+    place = exclusive_sum(lengths)
+    out = view(at[E_POS_OUT] + at[E_POS_USED], int(place[-1]), np.uint8)
+    for k in range(int(lengths.max(initial=0))):
+        some = np.flatnonzero(lengths > k)
+        out[place[some] + k] = distances[some] >> 7 * k & 127 | (lengths[some] > k + 1) * 128
+    return place
+
+
+def append_entry_points(at: list[int], points: Ints, begin: Ints, count: Ints) -> None:
+    """Where in a term's positions the postings 0, 32, 64 and 96 of its blocks begin, as far as they exist."""
+    append(at, E_POS_BASE, 8, points[begin], "<u8")
+    subs = view(at[E_POS_SUB] + 12 * at[E_BLOCKS], 3 * begin.size, "<u4").reshape(-1, 3)
+    for k in range(1, 4):
+        some = np.flatnonzero(count > SUB_BLOCK * k)
+        subs[some, k - 1] = points[begin[some] + SUB_BLOCK * k] - points[begin[some]]

@@ -1,0 +1,274 @@
+"""Several segments become one without their deleted documents; and which segments are worth merging.
+
+Documents keep their order: the segments in order, the documents of each in order. Postings are gathered by term
+in chunks of bounded size, so memory does not grow with the number of postings of a field.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codec.v1.stored import reader
+from ..segment import FieldInfo, RamSections, Segment, address, bit_count, full_bitmap, mask_of
+from . import bm25
+from .builder import write_documents
+from .columns import column_values, exists, write_column, write_exists
+from .ids import all_ids
+from .inverted import FieldWriter, joined
+from .kernels.merge import SCRATCH_BYTES, gather
+from .postings import corrupt, read_terms, split_terms
+
+CHUNK = 1 << 22
+"""Postings that are gathered before they are encoded."""
+
+_names = itertools.count(1)
+
+
+class Source(NamedTuple):
+    """A segment and the bitmap of its documents that live (None: all)."""
+
+    segment: Segment
+    live: NDArray[np.uint64] | None
+
+    @property
+    def live_docs(self) -> int:
+        return self.segment.docs if self.live is None else bit_count(self.live)
+
+
+class Merged(NamedTuple):
+    """The new segment, and for each source the new number of each of its documents (int32, -1: deleted)."""
+
+    segment: Segment
+    maps: list[NDArray[np.int32]]
+
+
+def merge(sources: Sequence[Source]) -> Merged:
+    """Merge ``sources`` in this order into one segment in memory."""
+    maps: list[NDArray[np.int32]] = []
+    size = 0
+    for segment, live in sources:
+        mask = mask_of(full_bitmap(segment.docs) if live is None else live, segment.docs)
+        numbers = np.where(mask, np.cumsum(mask) - 1 + size, -1).astype(np.int32)
+        maps.append(numbers)
+        size += int(mask.sum())
+    sections = RamSections()
+    names = sorted({name for source in sources for name in source.segment.fields})
+    fields = [_merge_field(sections, number, name, sources, maps, size) for number, name in enumerate(names)]
+    ids: list[bytes] = []
+    sources_stored: list[bytes] = []
+    numbers_parts = []
+    for (segment, _), numbers in zip(sources, maps, strict=True):
+        kept = np.flatnonzero(numbers >= 0)
+        segment_ids, stored = all_ids(segment), reader(segment)
+        ids += [segment_ids[doc] for doc in kept]
+        sources_stored += [stored.read(doc) for doc in kept.tolist()]
+        numbers_parts.append(np.stack([segment.ints(name)[kept] for name in ("seq_no", "version", "primary_term")],
+                                      axis=1))
+    write_documents(sections, ids, sources_stored, np.concatenate(numbers_parts))
+    return Merged(Segment(f"merged-{next(_names)}", size, fields, sections), maps)
+
+
+def _merge_field(
+    sections: RamSections, number: int, name: str, sources: Sequence[Source], maps: Sequence[NDArray[np.int32]],
+    size: int,
+) -> FieldInfo:
+    having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)
+              if name in source.segment.fields]
+    infos = [segment.fields[name] for segment, _ in having]
+    newest = infos[-1]
+    present = np.concatenate([_present(segment, name, numbers) for segment, numbers in having])
+    count = write_exists(sections, name, present, size)
+    indexed = any(info.indexed for info in infos)
+    column = next((info.column for info in infos if info.column), "")
+    result = FieldInfo(number, name, newest.type, newest.analyzer, exists=count)
+    vocabulary: list[bytes] = []
+    if indexed:
+        result, vocabulary = _merge_postings(sections, result, having, size)
+    several = False
+    if column:
+        several = _merge_column(sections, name, having, column, vocabulary, size)
+    return msgspec.structs.replace(result, column=column, multi_valued=several)
+
+
+def _present(segment: Segment, name: str, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    found = numbers[mask_of(exists(segment, name), segment.docs)]
+    return found[found >= 0]
+
+
+def _merge_column(
+    sections: RamSections, name: str, having: Sequence[tuple[Segment, NDArray[np.int32]]], kind: str,
+    vocabulary: list[bytes], size: int,
+) -> bool:
+    all_docs: list[NDArray[np.int32]] = []
+    all_codes: list[NDArray[np.int64]] = []
+    ranks = {term: rank for rank, term in enumerate(vocabulary)} if kind == "ord" else {}
+    for segment, numbers in having:
+        info = segment.fields[name]
+        if not info.column or not info.exists:
+            continue
+        old_docs, codes = column_values(segment, name)
+        docs = numbers[old_docs]
+        kept = docs >= 0
+        docs, codes = docs[kept], codes[kept]
+        if kind == "ord":
+            text, ends, _ = read_terms(segment, name, 0, info.terms)
+            translate = np.fromiter((ranks.get(term, -1) for term in split_terms(text, ends)), np.int64, info.terms)
+            codes = translate[codes]
+        all_docs.append(docs)
+        all_codes.append(codes)
+    return write_column(sections, name, np.concatenate([*all_docs, np.zeros(0, np.int32)]),
+                        np.concatenate([*all_codes, np.zeros(0, np.int64)]), size, distinct=kind == "ord")
+
+
+@dataclass
+class _Input:
+    """One source of a field's postings: its terms' rows, and which merged term each is."""
+
+    segment: Segment
+    numbers: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    terms: NDArray[np.int64]
+    postings: NDArray[np.int64]  # live postings of each term
+    tokens: NDArray[np.int64]
+
+
+def _merge_postings(
+    sections: RamSections, info: FieldInfo, having: Sequence[tuple[Segment, NDArray[np.int32]]], size: int,
+) -> tuple[FieldInfo, list[bytes]]:
+    name = info.name
+    inputs: list[_Input] = []
+    texts: list[list[bytes]] = []
+    indexed = [(segment, numbers) for segment, numbers in having if segment.fields[name].indexed]
+    for segment, numbers in indexed:
+        text, ends, rows = read_terms(segment, name, 0, segment.fields[name].terms)
+        texts.append(split_terms(text, ends))
+        zeros = np.zeros(rows.shape[0], np.int64)
+        inputs.append(_Input(segment, numbers, rows, zeros, zeros.copy(), zeros.copy()))
+    vocabulary = sorted(set(itertools.chain.from_iterable(texts)))
+    ranks = {term: rank for rank, term in enumerate(vocabulary)}
+    total_postings, total_tokens = np.zeros(len(vocabulary), np.int64), np.zeros(len(vocabulary), np.int64)
+    for source, terms in zip(inputs, texts, strict=True):
+        source.terms = np.fromiter(map(ranks.__getitem__, terms), np.int64, len(terms))
+        _need_all(source.segment, name)
+        _gather(source, name, slice(0, len(terms)), source.postings, source.tokens, None, None, None)
+        total_postings[source.terms] += source.postings
+        total_tokens[source.terms] += source.tokens
+    kept = np.flatnonzero(total_postings)
+    flags = [segment.fields[name] for segment, _ in indexed]
+    freqs, positions = any(f.freqs for f in flags), all(f.positions for f in flags)
+    has_norms = all(f.norms for f in flags)
+    norms = np.zeros(size, np.uint8) if has_norms else None
+    if norms is not None:
+        for segment, numbers in indexed:
+            live = numbers >= 0
+            norms[numbers[live]] = segment.array(f"norms/{name}", np.uint8)[live]
+    # Live documents with a term: those with a norm; without norms every document that exists has one.
+    doc_count = info.exists if norms is None else int((norms > 0).sum())
+    tokens = int(total_tokens.sum())
+    avgdl = bm25.average_length(tokens, doc_count)
+    writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl)
+    for chunk in _chunks(total_postings, kept):
+        _append(writer, name, inputs, vocabulary, chunk, total_postings, total_tokens, positions)
+    writer.finish(sections, name)
+    merged = FieldInfo(
+        info.number, name, info.type, info.analyzer, indexed=True, freqs=freqs, positions=positions,
+        norms=has_norms, exists=info.exists, doc_count=doc_count, sum_ttf=tokens, sum_df=writer.sum_df,
+        terms=writer.terms, bound_avgdl=float(avgdl) if has_norms else 0.0,
+        bound_k1=float(bm25.K1) if has_norms else 0.0, bound_b=float(bm25.B) if has_norms else 0.0)
+    return merged, [vocabulary[term] for term in kept.tolist()]
+
+
+def _chunks(postings: NDArray[np.int64], kept: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """``kept`` terms in runs of about CHUNK postings."""
+    if not kept.size:
+        return []
+    runs = np.cumsum(postings[kept]) // CHUNK
+    return np.split(kept, np.flatnonzero(np.diff(runs)) + 1)
+
+
+def _append(
+    writer: FieldWriter, name: str, inputs: list[_Input], vocabulary: list[bytes], chunk: NDArray[np.int64],
+    postings: NDArray[np.int64], tokens: NDArray[np.int64], with_positions: bool,
+) -> None:
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(postings[chunk])])
+    position_starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens[chunk])])
+    docs, freqs = np.empty(starts[-1], np.uint32), np.empty(starts[-1], np.uint32)
+    positions = np.empty(position_starts[-1], np.uint32) if with_positions else None
+    next_posting, next_position = starts[:-1].copy(), position_starts[:-1].copy()
+    for source in inputs:
+        part = slice(int(np.searchsorted(source.terms, chunk[0])), int(np.searchsorted(source.terms, chunk[-1] + 1)))
+        at = np.searchsorted(chunk, source.terms[part])
+        live = source.postings[part] > 0
+        at = np.where(live, at, 0)  # a term without live postings writes nothing, so its slot does not matter
+        posting_slots, position_slots = next_posting[at], next_position[at]
+        _gather(source, name, part, posting_slots, position_slots, docs, freqs, positions)
+        next_posting[at[live]] = posting_slots[live]
+        next_position[at[live]] = position_slots[live]
+    text, ends = joined([vocabulary[term] for term in chunk.tolist()])
+    writer.append(text, ends, docs, freqs, starts, positions)
+
+
+def _gather(
+    source: _Input, name: str, part: slice, posting_slots: NDArray[np.int64], position_slots: NDArray[np.int64],
+    docs: NDArray[np.uint32] | None, freqs: NDArray[np.uint32] | None, positions: NDArray[np.uint32] | None,
+) -> None:
+    rows = source.rows[part]
+    scratch = np.zeros(SCRATCH_BYTES, np.uint8)
+    status = gather(
+        source.segment.descriptor(name).address, address(rows), rows.shape[0], address(source.numbers),
+        address(scratch), address(posting_slots), address(position_slots), 0 if docs is None else address(docs),
+        0 if freqs is None else address(freqs), 0 if positions is None else address(positions))
+    if status < 0:
+        raise corrupt(source.segment, name, "postings")
+
+
+def _need_all(segment: Segment, name: str) -> None:
+    for kind in ("postings", "positions"):
+        if (section := f"{kind}/{name}") in segment.sections:
+            segment.sections.need(section, 0, segment.sections.size(section))
+
+
+# --- policy ------------------------------------------------------------------------------------------------
+
+SEGMENTS_PER_TIER = 10
+FLOOR_BYTES = 2 << 20
+MAX_MERGED_BYTES = 5 << 30
+MAX_DELETED = 0.33
+
+
+class Candidate(NamedTuple):
+    """What the policy sees of a segment; ``bytes`` of live documents, pro rata."""
+
+    position: int
+    bytes: int
+    deleted: float
+
+
+def select(candidates: Sequence[Candidate], floor: int = FLOOR_BYTES) -> list[int]:
+    """Positions of adjacent segments to merge now, or none (a pure function, after Lucene's TieredMergePolicy).
+
+    Adjacent, because a segment's position breaks ties. A segment with too many deletions is rewritten alone;
+    else, where more than SEGMENTS_PER_TIER segments of like size stand together, the cheapest run is merged.
+    """
+    for candidate in candidates:
+        if candidate.deleted > MAX_DELETED:
+            return [candidate.position]
+    if len(candidates) <= SEGMENTS_PER_TIER:
+        return []
+    best: tuple[float, list[int]] | None = None
+    for start in range(len(candidates) - SEGMENTS_PER_TIER + 1):
+        run = candidates[start : start + SEGMENTS_PER_TIER]
+        sizes = [max(candidate.bytes, floor) for candidate in run]
+        if sum(sizes) > MAX_MERGED_BYTES:
+            continue
+        skew = max(sizes) / sum(sizes) * sum(sizes) ** 0.05  # Lucene's score: even, small merges first
+        if best is None or skew < best[0]:
+            best = skew, [candidate.position for candidate in run]
+    return best[1] if best else []

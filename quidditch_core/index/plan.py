@@ -1,0 +1,369 @@
+"""From a query, which knows words, to a plan, which knows one view's terms, weights and codes.
+
+Three stages have three words: a *query* is what was asked; a *plan* is bound to a view's mapping and statistics;
+*executing* a plan visits one segment. Matching nothing is a plan too, so a misspelt field costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import query as q
+from ..analysis import get_analyzer
+from ..errors import QueryError
+from ..mapping import BadValue, FieldType
+from . import bm25
+from .columns import float_codes
+from .ids import id_hash
+from .view import View
+
+ONE = np.float32(1)
+
+
+class Plan:
+    """Base of all plans. Each says which documents match; those that score say how much."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NothingPlan(Plan):
+    """No document."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllPlan(Plan):
+    """Every document, with one score."""
+
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TermPlan(Plan):
+    """Documents that hold a term, scored by BM25; ``factors`` float32 [256] by norm."""
+
+    field: str
+    term: bytes
+    boost: np.float32
+    idf: np.float32
+    factors: NDArray[np.float32]
+
+    @property
+    def weight(self) -> np.float32:
+        return self.boost * self.idf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhrasePlan(Plan):
+    """Documents that hold terms at offsets (or near them), scored by BM25 on the phrase's frequency."""
+
+    field: str
+    terms: tuple[tuple[bytes, int], ...]
+    slop: int
+    boost: np.float32
+    idf: np.float32
+    factors: NDArray[np.float32]
+
+    @property
+    def weight(self) -> np.float32:
+        return self.boost * self.idf
+
+
+@dataclass(frozen=True, slots=True)
+class TermsPlan(Plan):
+    """Documents that hold any of some terms; one score."""
+
+    field: str
+    terms: tuple[bytes, ...]
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class TermRangePlan(Plan):
+    """Documents with a term in [low, high); None does not bound. One score."""
+
+    field: str
+    low: bytes | None
+    high: bytes | None
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixPlan(Plan):
+    """Documents with a term that begins with ``prefix``; one score."""
+
+    field: str
+    prefix: bytes
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class CodesPlan(Plan):
+    """Documents with a column code in any of some closed ranges; one score."""
+
+    field: str
+    ranges: tuple[tuple[int, int], ...]
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class ExistsPlan(Plan):
+    """Documents that have any of some fields; one score."""
+
+    fields: tuple[str, ...]
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class IdsPlan(Plan):
+    """Documents with some ids (and their hashes); one score."""
+
+    ids: tuple[tuple[bytes, int], ...]
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantPlan(Plan):
+    """The documents of another plan, with one score."""
+
+    plan: Plan
+    score: np.float32 = ONE
+
+
+@dataclass(frozen=True, slots=True)
+class BoolPlan(Plan):
+    """All of ``must`` and ``filter``, none of ``must_not``, at least ``minimum`` of ``should``."""
+
+    must: tuple[Plan, ...] = ()
+    should: tuple[Plan, ...] = ()
+    must_not: tuple[Plan, ...] = ()
+    filter: tuple[Plan, ...] = ()
+    minimum: int = 0
+
+
+def plan(query: q.Query, view: View) -> Plan:
+    """Bind ``query`` to ``view``. Raises QueryError where a value does not fit its field."""
+    return _Planner(view).plan(query, ONE)
+
+
+class _Planner:
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._makers: dict[type[q.Query], Callable[[Any, np.float32], Plan]] = {
+            q.MatchAll: lambda query, boost: AllPlan(boost),
+            q.MatchNone: lambda query, boost: NothingPlan(),
+            q.Match: self._match,
+            q.MatchPhrase: self._phrase,
+            q.Term: self._term,
+            q.Terms: self._terms,
+            q.Range: self._range,
+            q.Prefix: self._prefix,
+            q.Ids: self._ids,
+            q.Exists: self._exists,
+            q.Bool: self._bool,
+            q.ConstantScore: lambda query, boost: ConstantPlan(self.plan(query.filter, ONE), boost),
+        }
+
+    def plan(self, query: q.Query, boost: np.float32) -> Plan:
+        make = self._makers.get(type(query))
+        if make is None:
+            raise QueryError("not a query that this version can run", found=type(query).__name__,
+                             expected="one of " + ", ".join(kind.__name__ for kind in self._makers))
+        own = getattr(query, "boost", 1.0)
+        return make(query, boost if own == 1.0 else boost * np.float32(own))
+
+    # Terms
+
+    def _field(self, name: str, *, searched: bool = True) -> FieldType | None:
+        field = self._view.mapping.fields.get(name)
+        if field is not None and searched and not field.index and not (field.is_numeric and field.doc_values):
+            raise QueryError("the field is not indexed", path=name, expected='a field without "index": false',
+                             fix="search another field, or index this one under another name")
+        return field
+
+    def _native(self, field: FieldType, value: Any) -> Any:
+        try:
+            return field.parse(value)
+        except BadValue as error:
+            raise QueryError(f"not a value of this {field.type} field", path=field.name, found=value,
+                             expected=str(error)) from None
+
+    def _scored_term(self, field: str, term: bytes, boost: np.float32) -> Plan:
+        statistics = self._view.statistics(field)
+        df = self._view.document_frequency(field, term)
+        if df == 0:
+            return NothingPlan()
+        return TermPlan(field, term, boost, bm25.idf(df, statistics.doc_count), statistics.factors)
+
+    def _term(self, query: q.Term, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None:
+            return NothingPlan()
+        if field.is_numeric:
+            return self._equal(field, (query.value,), boost)
+        return self._scored_term(field.name, str(self._native(field, query.value)).encode(), boost)
+
+    def _terms(self, query: q.Terms, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None or not query.values:
+            return NothingPlan()
+        if field.is_numeric:
+            return self._equal(field, query.values, boost)
+        terms = {str(self._native(field, value)).encode() for value in query.values}
+        return TermsPlan(field.name, tuple(sorted(terms)), boost)
+
+    def _equal(self, field: FieldType, values: Iterable[Any], boost: np.float32) -> Plan:
+        ranges = []
+        for value in values:
+            interval = self._interval(field, {"gte": value, "lte": value})
+            if interval is not None:
+                ranges.append(interval)
+        return CodesPlan(field.name, tuple(sorted(set(ranges))), boost) if ranges else NothingPlan()
+
+    def _interval(self, field: FieldType, bounds: dict[str, Any]) -> tuple[int, int] | None:
+        try:
+            interval = field.interval(**bounds)
+        except BadValue as error:
+            given = {name: bound for name, bound in bounds.items() if bound is not None}
+            raise QueryError(f"not a value of this {field.type} field", path=field.name,
+                             found=next(iter(given.values()), None), expected=str(error)) from None
+        if interval is None:
+            return None
+        if field.is_float:
+            low, high = float_codes([interval[0], interval[1]]).tolist()
+            return int(low), int(high)
+        return int(interval[0]), int(interval[1])
+
+    def _range(self, query: q.Range, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None:
+            return NothingPlan()
+        bounds = {name: getattr(query, name) for name in ("gt", "gte", "lt", "lte")}
+        if all(bound is None for bound in bounds.values()):
+            return ExistsPlan((field.name,), boost)
+        if field.is_numeric:
+            if query.format is not None:
+                bounds["format"] = query.format
+            interval = self._interval(field, bounds)
+            return NothingPlan() if interval is None else CodesPlan(field.name, (interval,), boost)
+        terms = {name: str(self._native(field, bound)).encode() for name, bound in bounds.items()
+                 if bound is not None}
+        # The least string after s is s + "\0", which turns every bound into a half-open one.
+        low = terms.get("gte", terms["gt"] + b"\0" if "gt" in terms else None)
+        high = terms.get("lt", terms["lte"] + b"\0" if "lte" in terms else None)
+        return TermRangePlan(field.name, low, high, boost)
+
+    def _prefix(self, query: q.Prefix, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None:
+            return NothingPlan()
+        if field.is_numeric:
+            raise QueryError("prefix needs a text or keyword field", path=field.name, found=field.type,
+                             fix="use range")
+        return PrefixPlan(field.name, query.value.encode(), boost)
+
+    def _ids(self, query: q.Ids, boost: np.float32) -> Plan:
+        ids = [value.encode() for value in dict.fromkeys(query.values)]
+        return IdsPlan(tuple((id, id_hash(id)) for id in ids), boost) if ids else NothingPlan()
+
+    def _exists(self, query: q.Exists, boost: np.float32) -> Plan:
+        fields = self._view.mapping.fields
+        if query.field in fields:
+            return ExistsPlan((query.field,), boost)
+        below = tuple(name for name in fields if name.startswith(query.field + "."))
+        return ExistsPlan(below, boost) if below else NothingPlan()
+
+    # Text
+
+    def _words(self, field: FieldType, text: str) -> list[tuple[bytes, int]]:
+        if not field.is_text:
+            return [(str(self._native(field, text)).encode(), 0)]
+        return [(term.encode(), position) for term, position in _terms_of(field, text)]
+
+    def _match(self, query: q.Match, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None:
+            return NothingPlan()
+        if field.is_numeric:
+            return self._equal(field, (query.text,), boost)
+        words = [word for word, _ in self._words(field, query.text)]
+        required = query.operator == "and"
+        minimum = _minimum(query.minimum_should_match, len(words), default=1)
+        if not words or (not required and minimum > len(words)):
+            return NothingPlan()
+        if len(words) == 1:
+            return self._scored_term(field.name, words[0], boost)
+        minimum = max(1, minimum)
+        merged: list[tuple[bytes, np.float32]] = [(word, ONE) for word in words]
+        if required or minimum <= 1:
+            merged = [(word, np.float32(words.count(word))) for word in dict.fromkeys(words)]
+        clauses = tuple(self._scored_term(field.name, word, boost * times) for word, times in merged)
+        return BoolPlan(must=clauses) if required else BoolPlan(should=clauses, minimum=minimum)
+
+    def _phrase(self, query: q.MatchPhrase, boost: np.float32) -> Plan:
+        field = self._field(query.field)
+        if field is None:
+            return NothingPlan()
+        if field.is_numeric:
+            return self._equal(field, (query.text,), boost)
+        words = self._words(field, query.text)
+        if len(words) < 2:
+            return self._scored_term(field.name, words[0][0], boost) if words else NothingPlan()
+        statistics = self._view.statistics(field.name)
+        frequencies = [self._view.document_frequency(field.name, word) for word, _ in words]
+        if not all(frequencies):
+            return NothingPlan()
+        idf = np.float32(math.fsum(float(bm25.idf(df, statistics.doc_count)) for df in frequencies))
+        first = words[0][1]
+        terms = tuple((word, position - first) for word, position in words)
+        return PhrasePlan(field.name, terms, query.slop, boost, idf, statistics.factors)
+
+    # Boolean
+
+    def _bool(self, query: q.Bool, boost: np.float32) -> Plan:
+        if not (query.must or query.should or query.must_not or query.filter):
+            return AllPlan(boost)
+        minimum = _minimum(query.minimum_should_match, len(query.should),
+                           default=0 if query.must or query.filter or not query.should else 1)
+        if query.should and not query.must and not query.filter:
+            minimum = max(1, minimum)
+        return BoolPlan(
+            must=self._clauses(query.must, boost, merge=True),
+            should=self._clauses(query.should, boost, merge=minimum <= 1),
+            must_not=tuple(self.plan(clause, ONE) for clause in query.must_not),
+            filter=tuple(self.plan(clause, ONE) for clause in query.filter), minimum=minimum)
+
+    def _clauses(self, clauses: tuple[q.Query, ...], boost: np.float32, *, merge: bool) -> tuple[Plan, ...]:
+        """Plans of scoring clauses; with ``merge``, repeated terms become one whose boosts add (Lucene)."""
+        plans: list[Plan] = []
+        terms: dict[tuple[str, bytes], list[TermPlan]] = {}
+        for clause in clauses:
+            alone = self.plan(clause, ONE) if merge and isinstance(clause, _MAY_BE_TERM) else None
+            if isinstance(alone, TermPlan):
+                terms.setdefault((alone.field, alone.term), []).append(alone)
+            else:
+                plans.append(self.plan(clause, boost))
+        for same in terms.values():
+            first = same[0]
+            total = np.float32(math.fsum(float(each.boost) for each in same))
+            plans.append(TermPlan(first.field, first.term, boost * total, first.idf, first.factors))
+        return tuple(plans)
+
+
+_MAY_BE_TERM = (q.Term, q.Match, q.MatchPhrase)
+
+
+def _terms_of(field: FieldType, text: str) -> list[tuple[str, int]]:
+    return get_analyzer(field.search_analyzer or "standard").terms(text)
+
+
+def _minimum(given: int | None, clauses: int, *, default: int) -> int:
+    if given is None:
+        return default
+    return given if given >= 0 else max(0, clauses + given)

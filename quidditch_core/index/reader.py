@@ -1,0 +1,180 @@
+"""A point in time: searches that all see the same documents, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .. import query as q
+from ..codec.v1.stored import reader as stored_reader
+from ..dsl import SearchRequest, parse_body, parse_highlight, parse_query, parse_sort, parse_source
+from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedError
+from ..result import Document, Explanation, SearchResult, Total
+from ..segment import Segment, mask_of
+from . import ids
+from .collect import collect, count_all
+from .explain import explain
+from .fetch import fetch
+from .plan import plan
+from .view import View
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """One segment of an index: ``docs`` that live, ``deleted`` ones, ``bytes``, and its ``tier``."""
+
+    name: str
+    docs: int
+    deleted: int
+    bytes: int
+    tier: str
+
+
+class Reader:
+    """Searches one view of an index. A context manager; safe to use from many threads.
+
+    Made by ``Index.reader()``. Holding one costs the memory and disk of segments that are merged away
+    meanwhile.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view: View | None = view
+        self._process = os.getpid()
+
+    @property
+    def view(self) -> View:
+        """The view, or IndexClosedError after close."""
+        if self._view is None:
+            raise IndexClosedError("the reader is closed", fix="make another with index.reader()")
+        if self._process != os.getpid():
+            raise IndexClosedError("the reader was made before this process was forked",
+                                   fix="open the index after the fork, or start processes by 'spawn'")
+        return self._view
+
+    def search(
+        self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
+        from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
+        track_total_hits: bool | int | None = None,
+    ) -> SearchResult:
+        """Search with a query object or an OpenSearch request body; keywords replace what the body says.
+
+        ``sort``: one key or a list of ``"field"``, ``"-field"``, ``"_score"``, ``"_doc"`` or OpenSearch's dicts.
+        ``source``: True, False, a pattern, a list of patterns or ``{"includes", "excludes"}``. ``highlight``:
+        OpenSearch's form. ``track_total_hits``: True counts exactly, False not at all, a number up to there.
+
+        Raises QueryError (with the JSON path), UnsupportedError.
+        """
+        started = time.perf_counter()
+        if aggs is not None:
+            raise UnsupportedError("aggregations are not supported by this version", path="aggs")
+        request = _request(query_or_body)
+        changes: dict[str, Any] = {
+            name: value for name, value in (("size", size), ("from_", from_), ("track_total_hits", track_total_hits))
+            if value is not None}
+        if sort is not None:
+            changes["sort"] = parse_sort(sort)
+        if source is not None:
+            changes["source"] = parse_source(source)
+        if highlight is not None:
+            changes["highlight"] = parse_highlight(highlight)
+        if changes:
+            request = dataclasses.replace(request, **changes)
+        view = self.view
+        window = view.settings.max_result_window
+        if request.from_ + request.size > window:
+            raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
+                             expected=f"from + size of at most {window}", fix="raise index.max_result_window")
+        page = collect(plan(request.query, view), view, request)
+        result = SearchResult(
+            _total(page.found, request.track_total_hits), fetch(page.rows, view, request),
+            None if page.max_score is None or request.sort else float(page.max_score), index=view.name)
+        if request.highlight is not None:
+            result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
+        result.took_ms = (time.perf_counter() - started) * 1000
+        return result
+
+    def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
+        """How many documents match, exactly. ``query``: an object, a clause, or ``{"query": clause}``."""
+        view = self.view
+        return count_all(plan(_query(query), view), view)
+
+    def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
+        """Why the document ``id`` scores what it scores. NotFoundError if it is not there."""
+        view = self.view
+        bound = plan(_query(query), view)
+        found = _find(view, id)
+        if found is None:
+            raise NotFoundError("no such document", path=id, fix="check the id, or refresh after writing")
+        return explain(bound, view, *found)
+
+    def get(self, id: str) -> Document | None:
+        """The document ``id`` as this reader sees it; None if it is not there."""
+        found = _find(self.view, id)
+        if found is None:
+            return None
+        segment, doc = found
+        seq_no, version, term = (int(segment.ints(name)[doc]) for name in ("seq_no", "version", "primary_term"))
+        return Document(id, stored_reader(segment).read(doc), seq_no, version, term)
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments in the order that breaks ties."""
+        return [SegmentInfo(leaf.segment.key, leaf.live_docs, leaf.segment.docs - leaf.live_docs, leaf.bytes, leaf.tier)
+                for leaf in self.view.leaves]
+
+    def layout(self) -> list[list[tuple[str, int, bool]]]:
+        """For each segment, each document's (id, seq_no, whether it lives), in the order that breaks ties."""
+        return [
+            [(id.decode(), seq_no, live) for id, seq_no, live in zip(
+                ids.all_ids(leaf.segment), leaf.segment.ints("seq_no").tolist(),
+                mask_of(leaf.accepted, leaf.segment.docs).tolist(), strict=True)]
+            for leaf in self.view.leaves]
+
+    def close(self) -> None:
+        """Let the view go; closing twice is allowed."""
+        self._view = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _request(query_or_body: q.Query | dict[str, Any] | None) -> SearchRequest:
+    if query_or_body is None:
+        return SearchRequest()
+    if isinstance(query_or_body, q.Query):
+        return SearchRequest(query_or_body)
+    return parse_body(query_or_body)
+
+
+def _query(query: q.Query | dict[str, Any] | None) -> q.Query:
+    if query is None:
+        return q.MatchAll()
+    if isinstance(query, dict) and list(query) == ["query"]:
+        return parse_query(query["query"])
+    return parse_query(query)
+
+
+def _total(found: int, track: bool | int) -> Total | None:
+    if track is False:
+        return None
+    if track is True or found <= track:
+        return Total(found)
+    return Total(int(track), "gte")
+
+
+def _find(view: View, id: str) -> tuple[Segment, int] | None:
+    key = ids.id_bytes(id)
+    hash = ids.id_hash(key)
+    for leaf in reversed(view.leaves):
+        for doc in ids.find(leaf.segment, key, hash):
+            if int(leaf.accepted[doc >> 6]) >> (doc & 63) & 1:
+                return leaf.segment, doc
+    return None

@@ -1,0 +1,79 @@
+"""Which segments you see: an immutable list of them with their live masks, and the statistics over all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Settings
+from ..mapping import Mapping
+from ..segment import Segment, bit_count, full_bitmap
+from . import bm25
+from .postings import find
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One segment of a view; ``live`` is the bitmap of its documents that are not deleted (None: all live)."""
+
+    segment: Segment
+    live: NDArray[np.uint64] | None = None
+    tier: str = "hot"
+    bytes: int = 0
+
+    @cached_property
+    def live_docs(self) -> int:
+        return self.segment.docs if self.live is None else bit_count(self.live)
+
+    @cached_property
+    def accepted(self) -> NDArray[np.uint64]:
+        """Bitmap of the live documents."""
+        return full_bitmap(self.segment.docs) if self.live is None else self.live
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """What BM25 needs of a field, summed over a view; deleted documents count until they are merged away."""
+
+    doc_count: int
+    sum_ttf: int
+    factors: NDArray[np.float32]
+
+    @property
+    def average_length(self) -> np.float32:
+        return bm25.average_length(self.sum_ttf, self.doc_count)
+
+
+class View:
+    """The state of an index at one refresh. Immutable: searches of one view always agree."""
+
+    def __init__(self, leaves: Sequence[Leaf], mapping: Mapping, settings: Settings, name: str) -> None:
+        self.leaves = tuple(leaves)
+        self.bases = [0, *itertools.accumulate(leaf.segment.docs for leaf in leaves)]
+        self.mapping = mapping
+        self.settings = settings
+        self.name = name
+        self._statistics: dict[str, FieldStatistics] = {}
+
+    @property
+    def live_docs(self) -> int:
+        return sum(leaf.live_docs for leaf in self.leaves)
+
+    def statistics(self, field: str) -> FieldStatistics:
+        found = self._statistics.get(field)
+        if found is None:
+            infos = [leaf.segment.fields[field] for leaf in self.leaves if field in leaf.segment.fields]
+            doc_count, sum_ttf = sum(info.doc_count for info in infos), sum(info.sum_ttf for info in infos)
+            found = FieldStatistics(doc_count, sum_ttf, bm25.factors(bm25.average_length(sum_ttf, doc_count)))
+            self._statistics[field] = found
+        return found
+
+    def document_frequency(self, field: str, term: bytes) -> int:
+        """Documents that hold ``term``, over all segments."""
+        infos = (find(leaf.segment, field, term) for leaf in self.leaves)
+        return sum(info.df for info in infos if info is not None)

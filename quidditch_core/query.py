@@ -1,0 +1,476 @@
+"""What to look for: frozen queries that compose with ``&``, ``|`` and ``~``.
+
+Pure data. A query knows neither the mapping nor the index: ``dsl`` translates it from and to OpenSearch
+bodies, the planner binds it to segments. Construction validates, so that a query which exists is well-formed
+and within the limits below; what is wrong raises ``QueryError`` with ``Class.attribute`` as its path.
+
+::
+
+    Term("tag", "novel") & Match("body", "sea whale") & ~Exists("withdrawn")
+    Prefix("isbn", "978") | Ids(["b1", "b2"])
+
+Equality is that of the parts, as in Python: ``Term("n", 1) == Term("n", 1.0) == Term("n", True)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import numbers
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypeAlias
+
+from quidditch_core.errors import QueryError
+
+Value: TypeAlias = "str | int | float | bool"
+
+MAX_CLAUSES = 1024
+"""Leaf queries in one tree, as Lucene's IndexSearcher.maxClauseCount."""
+MAX_DEPTH = 20
+"""Nested queries, the leaf included."""
+MAX_TERMS = 65_536
+"""Values of one Terms or Ids query, as OpenSearch's index.max_terms_count."""
+
+_FLOAT32_MAX = 3.4028234663852886e38
+_INT32_MAX = 2**31 - 1
+_DOUBLE_BITS = 1024
+
+
+class Query:
+    """Base of all queries. ``a & b``: both; ``a | b``: at least one; ``~a``: all documents but those of a."""
+
+    __slots__ = ()
+
+    @property
+    def depth(self) -> int:
+        """Levels of nested queries, this one included."""
+        return 1
+
+    @property
+    def leaves(self) -> int:
+        """Queries in this tree that hold no other."""
+        return 1
+
+    def __and__(self, other: Query) -> Bool:
+        left, right = _conjunction(self), _conjunction(_operand(other, "&"))
+        return Bool(
+            must=left.must + right.must,
+            must_not=left.must_not + right.must_not,
+            filter=left.filter + right.filter,
+        )
+
+    def __or__(self, other: Query) -> Bool:
+        return Bool(should=_alternatives(self) + _alternatives(_operand(other, "|")))
+
+    def __invert__(self) -> Bool:
+        return Bool(must_not=(self,))
+
+    def __bool__(self) -> bool:
+        # `a and b` would silently search for b alone.
+        raise QueryError(
+            "a query is neither true nor false",
+            fix="combine queries with &, | and ~; test for None with 'is None'",
+        )
+
+    def __repr__(self) -> str:
+        """As it would be written: attributes that have their default are left out."""
+        parts = []
+        for attribute in dataclasses.fields(self):  # type: ignore[arg-type]  # every query is a dataclass
+            if not attribute.init:
+                continue
+            value = getattr(self, attribute.name)
+            if attribute.default is dataclasses.MISSING:
+                parts.append(repr(value))
+            elif value != attribute.default:
+                parts.append(f"{attribute.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MatchAll(Query):
+    """Every document; each scores ``boost``."""
+
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MatchNone(Query):
+    """No document."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Match(Query):
+    """Documents whose ``field`` holds the words of ``text``, which the field's search analyzer finds.
+
+    ``operator``: ``or`` (any word) or ``and`` (all). ``minimum_should_match``: how many of the words at
+    least; negative: how many may be missing. Numbers and booleans are taken as JSON writes them.
+    """
+
+    field: str
+    text: str
+    _: KW_ONLY
+    operator: str = "or"
+    minimum_should_match: int | None = None
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        _set(self, "text", _text(self, "text", self.text))
+        if not isinstance(self.operator, str) or self.operator.lower() not in ("or", "and"):
+            raise _wrong(self, "operator", "unknown operator", self.operator, "'or' or 'and'")
+        _set(self, "operator", self.operator.lower())
+        _check_minimum(self, self.minimum_should_match)
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MatchPhrase(Query):
+    """Documents whose ``field`` holds the words of ``text`` in this order.
+
+    ``slop``: how many positions the words may be moved in all (two to swap neighbours), as in Lucene.
+    """
+
+    field: str
+    text: str
+    _: KW_ONLY
+    slop: int = 0
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        _set(self, "text", _text(self, "text", self.text))
+        if not _is_int(self.slop) or not 0 <= self.slop <= _INT32_MAX:
+            raise _wrong(self, "slop", "bad slop", self.slop, "an integer, 0 or more")
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Term(Query):
+    """Documents whose ``field`` holds exactly ``value``, which is not analysed."""
+
+    field: str
+    value: Value
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        if isinstance(self.value, (list, tuple, set, frozenset)):
+            raise _wrong(self, "value", "a term is one value", self.value, "a scalar", "use terms instead")
+        _set(self, "value", _scalar(self, "value", self.value))
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Terms(Query):
+    """Documents whose ``field`` holds at least one of ``values``; each scores ``boost``."""
+
+    field: str
+    values: tuple[Value, ...]
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        values = _listed(self, "values", self.values)
+        _set(self, "values", tuple(_scalar(self, f"values[{i}]", value) for i, value in enumerate(values)))
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Range(Query):
+    """Documents with a value of ``field`` between the bounds; without any bound, those that have the field.
+
+    ``gt``/``lt`` exclude the bound, ``gte``/``lte`` include it. ``format``: how date bounds are written,
+    where it is not the field's own format.
+    """
+
+    field: str
+    _: KW_ONLY
+    gt: Value | None = None
+    gte: Value | None = None
+    lt: Value | None = None
+    lte: Value | None = None
+    format: str | None = None
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        for name in ("gt", "gte", "lt", "lte"):
+            bound = getattr(self, name)
+            if bound is not None:
+                _set(self, name, _scalar(self, name, bound))
+        for one, other in (("gt", "gte"), ("lt", "lte")):
+            found = getattr(self, one)
+            if found is not None and getattr(self, other) is not None:
+                raise _wrong(self, one, f"both {one} and {other} are given", found, "one of the two")
+        if self.format is not None:
+            _check_string(self, "format", self.format)
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Prefix(Query):
+    """Documents with a term in ``field`` that begins with ``value``, which is not analysed."""
+
+    field: str
+    value: str
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        _set(self, "value", _text(self, "value", self.value))
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ids(Query):
+    """The documents with these ids, as far as they exist."""
+
+    values: tuple[str, ...]
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        values = (self.values,) if isinstance(self.values, str) else _listed(self, "values", self.values)
+        ids = []
+        for i, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+                raise _wrong(self, f"values[{i}]", "not an id", value, "a string that is not empty")
+            ids.append(_text(self, f"values[{i}]", value))
+        _set(self, "values", tuple(ids))
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Exists(Query):
+    """Documents that have a value in ``field``; an empty string is one."""
+
+    field: str
+    _: KW_ONLY
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        _set(self, "boost", _boost(self))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Bool(Query):
+    """Documents that match all of ``must`` and ``filter``, none of ``must_not`` and enough of ``should``.
+
+    ``must`` and ``should`` score; ``filter`` and ``must_not`` do not. ``minimum_should_match`` says how many
+    should clauses are enough (default 0 beside must or filter, else 1; negative: how many may be missing).
+    Without any clause it is MatchAll.
+    """
+
+    must: tuple[Query, ...] = ()
+    should: tuple[Query, ...] = ()
+    must_not: tuple[Query, ...] = ()
+    filter: tuple[Query, ...] = ()
+    _: KW_ONLY
+    minimum_should_match: int | None = None
+    boost: float = 1.0
+    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
+    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("must", "should", "must_not", "filter"):
+            _set(self, name, _clauses(self, name, getattr(self, name)))
+        _check_minimum(self, self.minimum_should_match)
+        _set(self, "boost", _boost(self))
+        _measure(self, self.must + self.should + self.must_not + self.filter)
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def leaves(self) -> int:
+        return self._leaves
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ConstantScore(Query):
+    """The documents of ``filter``; each scores ``boost``."""
+
+    filter: Query
+    _: KW_ONLY
+    boost: float = 1.0
+    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
+    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.filter, Query):
+            raise _not_a_query(self, "filter", self.filter)
+        _set(self, "boost", _boost(self))
+        _measure(self, (self.filter,))
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def leaves(self) -> int:
+        return self._leaves
+
+
+# Composition. A Bool is taken apart only where its clauses mean and score the same one level up.
+
+
+def _operand(query: Any, operator: str) -> Query:
+    if not isinstance(query, Query):
+        raise QueryError(
+            f"the operand of {operator} is not a query", found=query, expected="a Query",
+            fix="dsl.parse_query turns a dict into one" if isinstance(query, dict) else None,
+        )
+    return query
+
+
+def _plain(query: Query) -> Bool | None:
+    """The query as a Bool whose own boost and minimum_should_match change nothing, or None."""
+    if isinstance(query, Bool) and query.boost == 1.0 and query.minimum_should_match is None:
+        return query
+    return None
+
+
+def _conjunction(query: Query) -> Bool:
+    plain = _plain(query)
+    if plain is not None and not plain.should and (plain.must or plain.filter or plain.must_not):
+        return plain
+    return Bool(must=(query,))
+
+
+def _alternatives(query: Query) -> tuple[Query, ...]:
+    plain = _plain(query)
+    if plain is not None and plain.should and not (plain.must or plain.filter or plain.must_not):
+        return plain.should
+    return (query,)
+
+
+# Validation. Each check takes the query that is being built, so that the error can name it.
+
+
+def _set(query: Query, name: str, value: Any) -> None:
+    object.__setattr__(query, name, value)
+
+
+def _wrong(
+    query: Query, name: str, message: str, found: Any, expected: str, fix: str | None = None
+) -> QueryError:
+    return QueryError(message, path=f"{type(query).__name__}.{name}", found=found, expected=expected, fix=fix)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_string(query: Query, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise _wrong(query, name, "not a string", value, "a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _wrong(
+                query, name, "a lone surrogate is not text", value, "text that UTF-8 can hold",
+                f"look at character {error.start}",
+            ) from None
+
+
+def _check_field(query: Query, name: Any) -> None:
+    _check_string(query, "field", name)
+    if not name:
+        raise _wrong(query, "field", "no field name", name, "a string that is not empty")
+
+
+def _scalar(query: Query, name: str, value: Any) -> Value:
+    """The value as one of Python's own scalars: NumPy's numbers and dates are converted, NaN is refused."""
+    if isinstance(value, str):
+        _check_string(query, name, value)
+        return value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        number = int(value)
+        if number.bit_length() > _DOUBLE_BITS:
+            found = f"{number.bit_length()} bits"
+            raise _wrong(query, name, "the number is too large", found, f"at most {_DOUBLE_BITS} bits")
+        return number
+    if isinstance(value, numbers.Real):
+        try:
+            real = float(value)
+        except OverflowError:
+            real = math.inf
+        if not math.isfinite(real):
+            raise _wrong(query, name, "not a finite number", value, "a number that a float64 can hold")
+        return real
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    raise _wrong(query, name, "not a single value", value, "a string, number, boolean or date")
+
+
+def _text(query: Query, name: str, value: Any) -> str:
+    scalar = _scalar(query, name, value)
+    if isinstance(scalar, bool):
+        return "true" if scalar else "false"
+    return str(scalar)
+
+
+def _boost(query: Any) -> float:
+    boost = query.boost
+    real = isinstance(boost, numbers.Real) and not isinstance(boost, bool)
+    if not real or not 0 <= boost <= _FLOAT32_MAX:
+        raise _wrong(query, "boost", "bad boost", boost, "a finite float32, 0 or more")
+    return float(boost) + 0.0  # no negative zero: it would sort below zero
+
+
+def _check_minimum(query: Query, value: Any) -> None:
+    if value is not None and not (_is_int(value) and abs(value) <= _INT32_MAX):
+        raise _wrong(query, "minimum_should_match", "not a count", value, "an integer or None")
+
+
+def _listed(query: Query, name: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+        raise _wrong(query, name, "not a list", values, "a list of values")
+    listed = tuple(values)
+    if len(listed) > MAX_TERMS:
+        raise _wrong(query, name, "too many values", len(listed), f"at most {MAX_TERMS}")
+    return listed
+
+
+def _not_a_query(query: Query, name: str, value: Any) -> QueryError:
+    fix = "dsl.parse_query turns a dict into one" if isinstance(value, dict) else None
+    return _wrong(query, name, "not a query", value, "a Query", fix)
+
+
+def _clauses(query: Query, name: str, value: Any) -> tuple[Query, ...]:
+    if isinstance(value, Query):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(query, name, "not a list of queries", value, "a Query or a list of them")
+    for i, clause in enumerate(value):
+        if not isinstance(clause, Query):
+            raise _not_a_query(query, f"{name}[{i}]", clause)
+    return tuple(value)
+
+
+def _measure(query: Bool | ConstantScore, children: tuple[Query, ...]) -> None:
+    """Note depth and size at construction: nothing that walks a query can then run away."""
+    depth = 1 + max((child.depth for child in children), default=0)
+    leaves = sum(child.leaves for child in children) or 1
+    if depth > MAX_DEPTH:
+        raise QueryError("queries are nested too deep", found=depth, expected=f"at most {MAX_DEPTH} levels")
+    if leaves > MAX_CLAUSES:
+        raise QueryError(
+            "too many clauses", found=leaves, expected=f"at most {MAX_CLAUSES}", fix="use terms or ids"
+        )
+    _set(query, "_depth", depth)
+    _set(query, "_leaves", leaves)

@@ -1,0 +1,292 @@
+"""What calls return: hits, documents, reports and explanations.
+
+Pure data. ``to_dict`` gives what OpenSearch would answer; ``repr`` is a table for the terminal,
+``_repr_html_`` one for notebooks in which every character of a document is escaped. A document's JSON is
+decoded when someone looks at ``source``, so a search whose sources nobody reads does not pay for them.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from quidditch_core.errors import QuidditchError
+
+_SHOWN_ROWS = 10
+_SHOWN_ROWS_HTML = 50
+_SHOWN_CHARACTERS = 80
+_SHOWN_CHARACTERS_LONG = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many documents match: exactly ``value`` ("eq"), or at least ("gte")."""
+
+    value: int
+    relation: str = "eq"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "relation": self.relation}
+
+    def __str__(self) -> str:
+        return f"{'at least ' if self.relation == 'gte' else ''}{self.value:,}"
+
+
+class _Sourced:
+    """Something with a JSON source, kept as it came and decoded when first looked at."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: bytes | dict[str, Any] | None) -> None:
+        self._source = source
+
+    @property
+    def source(self) -> dict[str, Any] | None:
+        """The document; None where the request left it out."""
+        if isinstance(self._source, bytes):
+            import msgspec  # not at import: whoever only writes does not need it
+
+            self._source = msgspec.json.decode(self._source, type=dict[str, Any])
+        return self._source
+
+
+class Hit(_Sourced):
+    """One document that a search returns.
+
+    ``score`` is None where nothing was scored; ``sort`` holds the values sorted by, None when sorted by score
+    alone; ``highlight`` the fragments by field, None when not asked for.
+    """
+
+    __slots__ = ("highlight", "id", "index", "score", "sort")
+
+    def __init__(
+        self,
+        id: str,
+        score: float | None = None,
+        source: bytes | dict[str, Any] | None = None,
+        sort: list[Any] | None = None,
+        highlight: dict[str, list[str]] | None = None,
+        index: str | None = None,
+    ) -> None:
+        super().__init__(source)
+        self.id, self.sort, self.highlight, self.index = id, sort, highlight, index
+        self.score = None if score is None else float(score)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The hit in OpenSearch's form; keys are left out where OpenSearch leaves them out."""
+        body: dict[str, Any] = {} if self.index is None else {"_index": self.index}
+        body |= {"_id": self.id, "_score": self.score}
+        if self.source is not None:
+            body["_source"] = self.source
+        if self.highlight:
+            body["highlight"] = self.highlight
+        if self.sort:
+            body["sort"] = self.sort
+        return body
+
+    def __repr__(self) -> str:
+        sort = "" if self.sort is None else f", sort={self.sort!r}"
+        return f"Hit({self.id!r}, score={self.score!r}{sort})"
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class SearchResult:
+    """The answer to a search; a sequence of its hits.
+
+    ``total`` is None when counting was turned off, ``max_score`` None when nothing was scored. ``pre_tag``
+    and ``post_tag`` are what marks a highlight in the fragments of the hits.
+    """
+
+    total: Total | None
+    hits: list[Hit]
+    max_score: float | None = None
+    took_ms: float = 0.0
+    aggs: dict[str, Any] | None = None
+    index: str = ""
+    pre_tag: str = "<em>"
+    post_tag: str = "</em>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The response that OpenSearch would give."""
+        hits: dict[str, Any] = {} if self.total is None else {"total": self.total.to_dict()}
+        hits |= {
+            "max_score": None if self.max_score is None else float(self.max_score),
+            "hits": [{"_index": self.index} | hit.to_dict() for hit in self.hits],
+        }
+        body: dict[str, Any] = {
+            "took": int(self.took_ms),
+            "timed_out": False,
+            "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
+            "hits": hits,
+        }
+        if self.aggs is not None:
+            body["aggregations"] = self.aggs
+        return body
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    @overload
+    def __getitem__(self, at: int) -> Hit: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Hit]: ...
+    def __getitem__(self, at: int | slice) -> Hit | list[Hit]:
+        return self.hits[at]
+
+    def __repr__(self) -> str:
+        columns = self._columns()
+        rows = [list(columns)]
+        for hit in self.hits[:_SHOWN_ROWS]:
+            rows.append([_printable(cell, _SHOWN_CHARACTERS) for cell in self._cells(hit, columns)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [self._headline()]
+        if self.hits:
+            lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        if len(self.hits) > _SHOWN_ROWS:
+            lines.append(f"... and {len(self.hits) - _SHOWN_ROWS} more")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        lines = [f"<p>{html.escape(self._headline())}</p>"]
+        if self.hits:
+            lines.append("<table><thead><tr>")
+            lines += [f"<th>{name}</th>" for name in columns]
+            lines.append("</tr></thead><tbody>")
+            for hit in self.hits[:_SHOWN_ROWS_HTML]:
+                cells = [self._cell_html(cell) for cell in self._cells(hit, columns)]
+                lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+            lines.append("</tbody></table>")
+        if len(self.hits) > _SHOWN_ROWS_HTML:
+            lines.append(f"<p>... and {len(self.hits) - _SHOWN_ROWS_HTML} more</p>")
+        return "".join(lines)
+
+    def _headline(self) -> str:
+        count = "" if self.total is None else f" of {self.total}"
+        return f"{len(self.hits)}{count} hits in {self.took_ms:.2f} ms"
+
+    def _columns(self) -> tuple[str, ...]:
+        sorted_by = ("sort",) if any(hit.sort for hit in self.hits) else ()
+        return ("score", *sorted_by, "id", "document")
+
+    def _cells(self, hit: Hit, columns: tuple[str, ...]) -> list[str]:
+        cells = ["-" if hit.score is None else f"{hit.score:.4f}"]
+        if "sort" in columns:
+            cells.append(", ".join(map(str, hit.sort or ())))
+        return [*cells, hit.id, self._summary(hit)]
+
+    def _summary(self, hit: Hit) -> str:
+        """The fragments, or else the beginning of the source."""
+        if hit.highlight:
+            return " ... ".join(fragment for fragments in hit.highlight.values() for fragment in fragments)
+        return "" if hit.source is None else json.dumps(hit.source, ensure_ascii=False)
+
+    def _cell_html(self, cell: str) -> str:
+        text = html.escape(_cut(cell, _SHOWN_CHARACTERS_LONG))
+        if not self.pre_tag or not self.post_tag:
+            return text
+        # Only pairs become tags, and only tags of our own: what a document says stays text.
+        pre, post = (re.escape(html.escape(tag)) for tag in (self.pre_tag, self.post_tag))
+        return re.sub(f"{pre}(.*?){post}", r"<mark>\1</mark>", text, flags=re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What one write did: ``result`` is ``created``, ``updated``, ``deleted``, ``not_found`` or ``noop``."""
+
+    id: str
+    seq_no: int
+    version: int
+    primary_term: int
+    result: str
+
+
+class Document(_Sourced):
+    """A document as the index holds it, refreshed or not."""
+
+    __slots__ = ("id", "primary_term", "seq_no", "version")
+
+    def __init__(
+        self, id: str, source: bytes | dict[str, Any], seq_no: int, version: int, primary_term: int
+    ) -> None:
+        super().__init__(source)
+        self.id, self.seq_no, self.version, self.primary_term = id, seq_no, version, primary_term
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The document's fields."""
+        source = super().source
+        assert source is not None
+        return source
+
+    def __repr__(self) -> str:
+        source = _printable(json.dumps(self.source, ensure_ascii=False), _SHOWN_CHARACTERS)
+        return f"Document({self.id!r}, {source}, seq_no={self.seq_no}, version={self.version})"
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFailure:
+    """One document of a bulk that was refused: its place in the input, its id if known, and why."""
+
+    position: int
+    id: str | None
+    error: QuidditchError
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReport:
+    """What a bulk did: documents indexed, those refused, and milliseconds."""
+
+    indexed: int
+    failed: list[BulkFailure] = field(default_factory=list)
+    took_ms: float = 0.0
+
+    def __str__(self) -> str:
+        counts = f"{self.indexed:,} documents indexed, {len(self.failed):,} failed"
+        lines = [f"{counts}, in {self.took_ms:,.0f} ms"]
+        for failure in self.failed[:_SHOWN_ROWS]:
+            line = f"document {failure.position} ({failure.id}): {failure.error}"
+            lines.append("  " + _printable(line, _SHOWN_CHARACTERS_LONG))
+        if len(self.failed) > _SHOWN_ROWS:
+            lines.append(f"  ... and {len(self.failed) - _SHOWN_ROWS} more")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a document has its score: a value, what it means, and the values it was computed from.
+
+    ``match`` is False where the document does not match at all.
+    """
+
+    value: float
+    description: str
+    details: tuple[Explanation, ...] = ()
+    match: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenSearch's form."""
+        details = [detail.to_dict() for detail in self.details]
+        return {"value": float(self.value), "description": self.description, "details": details}
+
+    def __str__(self) -> str:
+        lines = [f"{self.value:.7g} = {_printable(self.description, _SHOWN_CHARACTERS_LONG)}"]
+        lines += ["  " + line for detail in self.details for line in str(detail).split("\n")]
+        return "\n".join(lines)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _printable(text: str, length: int) -> str:
+    """One line without characters that a terminal would obey."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in _cut(line, length))

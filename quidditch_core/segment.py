@@ -1,0 +1,350 @@
+"""The waist: what a segment is, wherever its bytes are, and the address layout that kernels read.
+
+A segment is immutable: documents 0 .. docs-1, a table of fields, and named *sections* of bytes. Analysis and
+builder stand above the waist and make sections; the codec and the tiers below carry them; kernels read them.
+A section is the same bytes in RAM and in a file (``codec/FORMAT.md`` draws each one), so a segment in RAM and
+one in a mapped file differ only in who answers for the bytes: :class:`RamSections` or the codec's sections over
+a blob, which verify what they hand out.
+
+This module is also the one place where Python turns buffers into addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CorruptIndexError
+
+BLOCK = 128
+"""Postings in a block; a term with fewer has no block headers."""
+SUB_BLOCK = 32
+"""Postings between two entry points into a term's positions."""
+DICTIONARY_BLOCK = 16
+"""Terms in a front-coded block of a dictionary."""
+GRANULE = 8192
+"""Rows of a column that share one minimum and maximum."""
+PADDING = 64
+"""Readable bytes after every section, so that a wide load never leaves the mapping."""
+MAX_DOCS = 2**31 - 2**8
+
+HAS_FREQS, HAS_POSITIONS = 1, 2
+
+U8 = NDArray[np.uint8]
+
+
+class FieldInfo(msgspec.Struct, frozen=True):
+    """One row of a segment's field table.
+
+    ``doc_count`` documents have at least one term, ``sum_ttf`` is the number of tokens, ``sum_df`` the number of
+    postings: the statistics that BM25 needs. ``column`` is ``i64``, ``f64``, ``ord`` or empty. The block bounds
+    were computed with ``bound_avgdl``, ``bound_k1`` and ``bound_b``.
+    """
+
+    number: int
+    name: str
+    type: str
+    analyzer: str = ""
+    indexed: bool = False
+    freqs: bool = False
+    positions: bool = False
+    norms: bool = False
+    column: str = ""
+    multi_valued: bool = False
+    exists: int = 0
+    doc_count: int = 0
+    sum_ttf: int = 0
+    sum_df: int = 0
+    terms: int = 0
+    bound_avgdl: float = 0.0
+    bound_k1: float = 0.0
+    bound_b: float = 0.0
+
+
+class Section(NamedTuple):
+    """Bytes of one section, and for a section of integers how to read them: ``base + unsigned(width)``."""
+
+    data: U8
+    width: int = 1
+    base: int = 0
+
+
+class Sections(Protocol):
+    """Who answers for a segment's bytes. ``need`` makes bytes readable (verified, present) or raises."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def names(self) -> Iterable[str]: ...
+    def size(self, name: str) -> int: ...
+    def address(self, name: str) -> int: ...
+    def need(self, name: str, start: int, length: int) -> None: ...
+    def section(self, name: str) -> Section: ...
+
+
+class TermInfo(NamedTuple):
+    """Where a term's postings are: one row of a dictionary, eight int64 in the kernels' layout.
+
+    ``postings`` is a byte offset into the field's postings; for a term of one document it is the document.
+    ``headers`` is the first row in the block headers, meaningful from 128 postings on.
+    """
+
+    ordinal: int
+    df: int
+    ttf: int
+    postings: int
+    postings_size: int
+    headers: int
+    positions: int
+    positions_size: int
+
+
+class RamSections:
+    """Sections that live in this process's memory."""
+
+    def __init__(self) -> None:
+        self._sections: dict[str, Section] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sections
+
+    def names(self) -> Iterable[str]:
+        return self._sections
+
+    def size(self, name: str) -> int:
+        section = self._sections.get(name)
+        return section.data.size if section else 0
+
+    def address(self, name: str) -> int:
+        return address(self._sections[name].data)
+
+    def need(self, name: str, start: int, length: int) -> None:
+        return None
+
+    def section(self, name: str) -> Section:
+        return self._sections[name]
+
+    def put(self, name: str, values: NDArray[Any] | bytes, *, base: int = 0, width: int | None = None) -> None:
+        """Add a section. An array keeps its item size as width; the bytes are copied behind padding."""
+        raw = np.frombuffer(values, np.uint8) if isinstance(values, bytes) else \
+            np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+        data = padded(raw.size)
+        data[:] = raw
+        item = 1 if isinstance(values, bytes) else values.dtype.itemsize
+        self._sections[name] = Section(data, item if width is None else width, base)
+
+    def put_ints(self, name: str, values: NDArray[np.int64]) -> None:
+        """Add a section of integers, each stored as its distance from the least, in 0, 1, 2, 4 or 8 bytes."""
+        narrow, base, width = narrowed(values)
+        self.put(name, narrow, base=base, width=width)
+
+
+class Segment:
+    """Documents 0 .. ``docs`` - 1 and everything known about them. Immutable, safe to share between threads.
+
+    ``key`` names the segment for its lifetime. ``stored`` says how units of stored documents are coded:
+    ``raw`` or ``zstd``.
+    """
+
+    def __init__(
+        self, key: str, docs: int, fields: Iterable[FieldInfo], sections: Sections, *, stored: str = "raw",
+        owner: object = None,
+    ) -> None:
+        self.key = key
+        self.docs = docs
+        self.fields = {field.name: field for field in fields}
+        self.sections = sections
+        self.stored = stored
+        self.owner = owner  # keeps a blob's mapping alive as long as the segment
+        self.cache: dict[Any, Any] = {}  # what readers derive from the bytes: term rows, descriptors, arrays
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sections.size(name) for name in self.sections.names())
+
+    def ints(self, name: str) -> NDArray[np.int64]:
+        """A whole section of integers, widened to int64 and cached."""
+        values = self.cache.get(name)
+        if values is None:
+            values, base = self.narrow(name)
+            values = values.astype(np.int64) + base if values.dtype != np.int64 else values + base
+            self.cache[name] = values
+        result: NDArray[np.int64] = values
+        return result
+
+    def narrow(self, name: str) -> tuple[NDArray[Any], int]:
+        """A whole section of integers as stored (read-only, unsigned) and the base to add."""
+        self.sections.need(name, 0, self.sections.size(name))
+        data, width, base = self.sections.section(name)
+        if width == 0:
+            count = int.from_bytes(data.tobytes(), "little")
+            if not 0 <= count <= 8 * MAX_DOCS:
+                raise CorruptIndexError("a constant column has an impossible length", path=name, found=count)
+            return np.broadcast_to(np.uint8(0), (count,)), base
+        if width == 8:
+            return data.view(np.int64), base
+        return data.view(f"<u{width}"), base
+
+    def array(self, name: str, dtype: Any) -> NDArray[Any]:
+        """A whole section as a read-only array of ``dtype``."""
+        self.sections.need(name, 0, self.sections.size(name))
+        return self.sections.section(name).data.view(dtype)
+
+    def descriptor(self, field: str) -> FieldDescriptor:
+        """What kernels are told about an indexed field; made once."""
+        made = self.cache.get(("descriptor", field))
+        if made is None:
+            made = self.cache[("descriptor", field)] = FieldDescriptor(self, self.fields[field])
+        result: FieldDescriptor = made
+        return result
+
+
+# Slots of a field descriptor, an int64 array. Kernel files import these numbers.
+F_DOCS, F_FLAGS = 0, 1
+F_POSTINGS, F_POSTINGS_SIZE = 2, 3
+F_LAST_DOCS, F_OFFSETS, F_WIDTHS, F_BOUNDS, F_BLOCKS = 4, 5, 6, 7, 8
+F_POSITIONS, F_POSITIONS_SIZE, F_POSITION_BASES, F_POSITION_SUBS = 9, 10, 11, 12
+F_NORMS = 13
+F_TERMS, F_TERMS_SIZE, F_SPARSE, F_SPARSE_BLOCKS, F_FIRST_OFFSETS, F_FIRST, F_FIRST_SIZE, F_TERM_COUNT = range(14, 22)
+F_SLOTS = 22
+
+
+class FieldDescriptor:
+    """Addresses and sizes of one indexed field: int64 [F_SLOTS], and its own address."""
+
+    def __init__(self, segment: Segment, field: FieldInfo) -> None:
+        sections, name = segment.sections, field.name
+        slots = self.slots = np.zeros(F_SLOTS, np.int64)
+        self.address = address(slots)
+        self.owner = segment
+
+        def at(slot: int, kind: str, count_slot: int | None = None, item: int = 1, whole: bool = False) -> None:
+            section = f"{kind}/{name}"
+            if section in sections:
+                size = sections.size(section)
+                if whole:
+                    sections.need(section, 0, size)
+                slots[slot] = sections.address(section)
+                if count_slot is not None:
+                    slots[count_slot] = size // item
+
+        slots[F_DOCS] = segment.docs
+        slots[F_FLAGS] = field.freqs * HAS_FREQS | field.positions * HAS_POSITIONS
+        slots[F_TERM_COUNT] = field.terms
+        at(F_POSTINGS, "postings", F_POSTINGS_SIZE)
+        at(F_LAST_DOCS, "blocks.last", F_BLOCKS, 4, whole=True)
+        at(F_OFFSETS, "blocks.offset", whole=True)
+        at(F_WIDTHS, "blocks.width", whole=True)
+        at(F_BOUNDS, "blocks.bound", whole=True)
+        at(F_POSITIONS, "positions", F_POSITIONS_SIZE)
+        at(F_POSITION_BASES, "blocks.position", whole=True)
+        at(F_POSITION_SUBS, "blocks.subposition", whole=True)
+        at(F_NORMS, "norms", whole=True)
+        at(F_TERMS, "terms", F_TERMS_SIZE)
+        at(F_SPARSE, "terms.sparse", F_SPARSE_BLOCKS, 8, whole=True)
+        at(F_FIRST_OFFSETS, "terms.first.offset", whole=True)
+        at(F_FIRST, "terms.first", F_FIRST_SIZE, whole=True)
+        self._check(sections, name, segment.docs, field)
+
+    def _check(self, sections: Sections, name: str, docs: int, field: FieldInfo) -> None:
+        """Sizes that kernels rely on agree with each other, whatever the bytes say."""
+        blocks = int(self.slots[F_BLOCKS])
+        want = {"blocks.offset": 4 * blocks, "blocks.width": 2 * blocks, "blocks.last": 4 * blocks}
+        if field.positions:
+            want |= {"blocks.position": 8 * blocks, "blocks.subposition": 12 * blocks}
+        if field.norms:
+            want |= {"norms": docs, "blocks.bound": 4 * blocks}
+        dictionary = -(-field.terms // DICTIONARY_BLOCK)
+        want |= {"terms.sparse": 8 * dictionary, "terms.first.offset": 4 * (dictionary + 1)}
+        for kind, size in want.items():
+            if sections.size(f"{kind}/{name}") != size:
+                raise CorruptIndexError("a section has the wrong size", path=f"{kind}/{name}",
+                                        found=sections.size(f"{kind}/{name}"), expected=f"{size} bytes",
+                                        fix="restore the segment from a snapshot")
+
+
+# --- buffers -----------------------------------------------------------------------------------------------
+
+
+def address(array: NDArray[Any]) -> int:
+    """Address of a contiguous array's first byte; valid while the array lives."""
+    return int(array.__array_interface__["data"][0])
+
+
+def padded(size: int) -> U8:
+    """A new byte array with :data:`PADDING` readable bytes behind it."""
+    return np.zeros(size + PADDING, np.uint8)[:size]
+
+
+def narrowed(values: NDArray[np.int64]) -> tuple[NDArray[Any], int, int]:
+    """``values`` as distances from their least value in the fewest bytes: (array, base, width).
+
+    Width 0 means that all are equal; the array then holds their number as one int64.
+    """
+    values = np.ascontiguousarray(values, np.int64)
+    if values.size == 0:
+        return values, 0, 8
+    low, high = int(values.min()), int(values.max())
+    span = high - low
+    if span == 0:
+        return np.array([values.size], np.int64), low, 0
+    for width in (1, 2, 4):
+        if span < 1 << (8 * width):
+            return (values - low).astype(f"<u{width}"), low, width
+    return values, 0, 8
+
+
+def bitmap_words(docs: int) -> int:
+    """Number of uint64 words in a bitmap of ``docs`` bits (one spare word lets kernels read ahead)."""
+    return docs // 64 + 1
+
+
+def bitmap_of(docs: NDArray[Any], size: int) -> NDArray[np.uint64]:
+    """Bitmap uint64 [bitmap_words(size)] with the bits ``docs`` set."""
+    bits = np.zeros(bitmap_words(size) * 64, np.bool_)
+    bits[docs] = True
+    return np.packbits(bits, bitorder="little").view(np.uint64)
+
+
+def bitmap_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Bitmap of a boolean array of one entry a document."""
+    bits = np.zeros(bitmap_words(mask.size) * 64, np.bool_)
+    bits[: mask.size] = mask
+    return np.packbits(bits, bitorder="little").view(np.uint64)
+
+
+def full_bitmap(size: int) -> NDArray[np.uint64]:
+    """Bitmap with the first ``size`` bits set."""
+    words = np.zeros(bitmap_words(size), np.uint64)
+    words[: size // 64] = np.uint64(0xFFFFFFFFFFFFFFFF)
+    words[size // 64] = np.uint64((1 << (size % 64)) - 1)
+    return words
+
+
+def mask_of(bitmap: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
+    """Boolean array of ``size`` entries from a bitmap."""
+    return np.unpackbits(bitmap.view(np.uint8), bitorder="little", count=size).view(np.bool_)
+
+
+def docs_of(bitmap: NDArray[np.uint64], size: int) -> NDArray[np.uint32]:
+    """The documents whose bits are set, ascending, uint32."""
+    return np.flatnonzero(mask_of(bitmap, size)).astype(np.uint32)
+
+
+def bit_count(bitmap: NDArray[np.uint64]) -> int:
+    """Number of set bits."""
+    return int(np.bitwise_count(bitmap).sum())
+
+
+def view(address: int, count: int, dtype: Any) -> NDArray[Any]:
+    """``count`` items at an address as a writable array: how the NumPy references of kernels see memory."""
+    kind = np.dtype(dtype)
+    if count <= 0:
+        return np.zeros(0, kind)
+    raw = (ctypes.c_uint8 * (count * kind.itemsize)).from_address(address)
+    return np.frombuffer(raw, kind)

@@ -1,0 +1,87 @@
+"""What all tests share: the options, the corpora that a machine may have, indexes that close themselves.
+
+``--corpora PATH`` (or ``QUIDDITCH_CORPORA``) names a directory of ``NAME.jsonl.zst``, ``NAME.queries.tsv``,
+``NAME.qrels``; tests that need one are skipped without it. ``--lucene`` runs the comparisons with Lucene.
+``HYPOTHESIS_PROFILE=long`` searches for counterexamples for hours, ``ci`` (the default) for seconds, ``raw`` shows the first one unshrunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+COMMON: dict[str, Any] = {
+    "deadline": None,  # the first call of a kernel compiles it
+    "print_blob": True,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=bool(os.environ.get("CI")), **COMMON)
+# Shrinking a counterexample takes minutes, more than a run of the tests may.
+hypothesis.settings.register_profile("raw", max_examples=200, phases=[hypothesis.Phase.generate], **COMMON)
+hypothesis.settings.register_profile("long", max_examples=5_000, stateful_step_count=100, **COMMON)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("quidditch")
+    group.addoption("--corpora", metavar="PATH", default=os.environ.get("QUIDDITCH_CORPORA"),
+                    help="directory of corpora (default: QUIDDITCH_CORPORA)")
+    group.addoption("--lucene", action="store_true", help="also compare with Lucene (needs Java)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lucene: compares with Lucene; runs only with --lucene")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--lucene"):
+        skip = pytest.mark.skip(reason="compares with Lucene: pass --lucene")
+        for item in items:
+            if item.get_closest_marker("lucene"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def python_env(root: Path) -> dict[str, str]:
+    """An environment for child processes that import the package from this checkout, installed or not."""
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture(scope="session")
+def corpora(request: pytest.FixtureRequest) -> Path:
+    """The directory of corpora; skips where there is none."""
+    given = request.config.getoption("--corpora")
+    if not given:
+        pytest.skip("needs corpora: pass --corpora PATH or set QUIDDITCH_CORPORA")
+    path = Path(given)
+    if not path.is_dir():
+        pytest.fail(f"--corpora {path}: no such directory")
+    return path
+
+
+@pytest.fixture
+def tmp_index(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``tmp_index(mapping, **create_arguments)`` makes an index below ``tmp_path``; closed at the end."""
+    import quidditch_core as qc
+
+    made: list[Any] = []
+
+    def create(mapping: Any = None, **arguments: Any) -> Any:
+        made.append(qc.create(tmp_path / f"index-{len(made)}", mapping, **arguments))
+        return made[-1]
+
+    yield create
+    for index in made:
+        index.close()
