@@ -246,10 +246,11 @@ def _announce(cached: bool) -> None:
 
 
 def _compile(entry: Kernel) -> tuple[bytes, str]:
-    from numba import cfunc, types as nbt
+    from numba import cfunc
+    from numba import types as nbt
 
-    compiled = cfunc(nbt.int64(*[nbt.int64] * entry.arity), nopython=True, error_model="numpy")(
-        _bind(entry.function, {}))
+    signature = nbt.int64(*[nbt.int64] * entry.arity)
+    compiled: Any = cfunc(signature, error_model="numpy")(_bind(entry.function, {}))
     return compiled._library.serialize_using_object_code()[2][0], compiled.native_name
 
 
@@ -369,9 +370,7 @@ def _load(code: bytes, symbol: str) -> int:
     return int(address)
 
 
-@ctypes.CFUNCTYPE(None)
-def _unreachable() -> None:
-    os.abort()
+_unreachable = ctypes.CFUNCTYPE(None)(os.abort)
 
 
 def compile_seconds(entry: Kernel) -> float:

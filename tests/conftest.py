@@ -2,7 +2,8 @@
 
 ``--corpora PATH`` (or ``QUIDDITCH_CORPORA``) names a directory of ``NAME.jsonl.zst``, ``NAME.queries.tsv``,
 ``NAME.qrels``; tests that need one are skipped without it. ``--lucene`` runs the comparisons with Lucene.
-``HYPOTHESIS_PROFILE=long`` searches for counterexamples for hours, ``ci`` (the default) for seconds, ``raw`` shows the first one unshrunk.
+``HYPOTHESIS_PROFILE=long`` searches for counterexamples for hours, ``ci`` (the default) for seconds;
+``raw`` shows the first one unshrunk.
 """
 
 from __future__ import annotations

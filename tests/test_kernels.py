@@ -456,7 +456,7 @@ def test_every_width(count: int) -> None:
         extra[at] = max((1 << freq_bits) - 2, (1 << freq_bits) >> 1)
         docs.append(np.cumsum(gaps + 1) - 1)
         freqs.append(extra + 1)
-    field = Field(MAX_DOCS, dict.fromkeys(names, {}), has_positions=False)
+    field = Field(MAX_DOCS, {name: {} for name in names}, has_positions=False)
     arrays = (np.concatenate(docs).astype(np.uint32), np.concatenate(freqs).astype(np.uint32),
               np.arange(0, count * len(names) + 1, count, dtype=np.int64), None)
     made, again = (encode_arrays(field, *arrays, path) for path in PATHS)

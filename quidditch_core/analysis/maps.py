@@ -27,7 +27,7 @@ class TermMap:
 
 @functools.cache
 def _lower() -> dict[int, int]:
-    pairs: list[list[int]] = tables()["lowercase"].tolist()
+    pairs: list[tuple[int, int]] = tables()["lowercase"].tolist()
     return dict(pairs)
 
 

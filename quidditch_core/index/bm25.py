@@ -51,6 +51,5 @@ def factors(avgdl: np.float32) -> NDArray[np.float32]:
 
 
 def score(weight: np.float32, freq: Any, factor: Any) -> Any:
-    """w - w / (1 + f c), in float32; ``freq`` and ``factor`` may be arrays."""
-    one = np.float32(1)
-    return weight - weight / (one + np.float32(freq) * factor if np.isscalar(freq) else one + freq * factor)
+    """w - w / (1 + f c); ``freq`` and ``factor`` are float32, or arrays of it."""
+    return weight - weight / (np.float32(1) + freq * factor)

@@ -144,7 +144,7 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
             entries += _best_of_leaf(leaf.segment, number, view.bases[number], docs, scores, keys, size)
     # Sorting by the last key first, stably, leaves ties in (segment, document) order.
     for at in range(len(keys) - 1, -1, -1):
-        entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)  # noqa: B023
+        entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)
     rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
     return Page(rows, found, None)
 

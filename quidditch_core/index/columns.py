@@ -26,7 +26,8 @@ def float_codes(values: Any) -> NDArray[np.int64]:
 def code_floats(codes: Any) -> NDArray[np.float64]:
     """The inverse of :func:`float_codes`."""
     codes = np.asarray(codes, np.int64)
-    return (codes ^ ((codes >> 63) & np.int64(MOST))).view(np.float64)
+    bits: NDArray[np.int64] = codes ^ ((codes >> 63) & np.int64(MOST))
+    return bits.view(np.float64)
 
 
 def write_exists(sections: RamSections, name: str, docs: NDArray[Any], size: int) -> int:
@@ -104,7 +105,9 @@ def in_range(segment: Segment, name: str, low: int, high: int) -> NDArray[np.uin
     return np.packbits(bits, bitorder="little").view(np.uint64) & exists(segment, name)
 
 
-def sort_codes(segment: Segment, name: str, docs: NDArray[Any], *, greatest: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def sort_codes(
+    segment: Segment, name: str, docs: NDArray[Any], *, greatest: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The least (or greatest) code of each document of ``docs``, and which of them have one."""
     info = segment.fields.get(name)
     if info is None or not info.column or info.exists == 0:

@@ -171,10 +171,7 @@ def top(plan: Plan, segment: Segment, live: Bitmap | None, size: int) -> Top:
         docs, scores = NONE
     else:
         docs, scores = scored(plan, segment, live)
-    if docs.size > size:
-        order = np.argsort(-scores, kind="stable")[:size]
-    else:
-        order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:size]
     return Top(docs[order], scores[order], docs.size)
 
 
@@ -196,7 +193,9 @@ def _only(found: Scored, live: Bitmap | None) -> Scored:
     return Scored(found.docs[kept], found.scores[kept])
 
 
-def _bm25(plan: PhrasePlan, segment: Segment, docs: NDArray[np.uint32], freqs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _bm25(
+    plan: PhrasePlan, segment: Segment, docs: NDArray[np.uint32], freqs: NDArray[np.float32],
+) -> NDArray[np.float32]:
     info = segment.fields.get(plan.field)
     if info is None or not info.norms:
         result: NDArray[np.float32] = bm25.score(plan.weight, freqs, plan.factors[1])

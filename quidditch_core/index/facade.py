@@ -16,7 +16,6 @@ import msgspec
 from .. import query as q
 from ..analysis import Token, get_analyzer
 from ..config import Settings, Tiers
-from ..dsl import SearchRequest
 from ..errors import (
     ConflictError,
     DocumentError,
@@ -438,12 +437,14 @@ class Index:
 
     @staticmethod
     def _refresh_interval(index: object) -> float:
-        assert isinstance(index, Index) and index._writer is not None
+        assert isinstance(index, Index)
+        assert index._writer is not None
         return index._writer.settings.refresh_interval
 
     @staticmethod
     def _refresh_if_dirty(index: object) -> None:
-        assert isinstance(index, Index) and index._writer is not None
+        assert isinstance(index, Index)
+        assert index._writer is not None
         with index._writer.lock:
             if index._writer.dirty and not index._closed:
                 index._writer.refresh()

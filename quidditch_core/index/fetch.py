@@ -15,7 +15,7 @@ from ..mapping import FieldType, Mapping
 from ..result import Hit
 from .collect import Row
 from .highlight import Highlighter, Phrase, Target
-from .ids import id_of
+from .ids import ids_of
 from .source import filter_source, wildcard_match
 from .view import View
 
@@ -27,7 +27,7 @@ def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:
     if request.highlight is not None:
         highlighter = Highlighter(targets(request.query, request.highlight, view.mapping))
     hits = []
-    for leaf, doc, score, sort in rows:
+    for (leaf, doc, score, sort), id in zip(rows, _ids(rows, view), strict=True):
         segment = view.leaves[leaf].segment
         source: bytes | dict[str, Any] | None = None
         marked = None
@@ -40,8 +40,21 @@ def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:
                     marked = highlighter.highlight(decoded)
                 if wanted.enabled and not wanted.everything:
                     source = filter_source(decoded, wanted)
-        hits.append(Hit(id_of(segment, doc).decode(), None if score is None else float(score), source, sort, marked))
+        hits.append(Hit(id, None if score is None else float(score), source, sort, marked))
     return hits
+
+
+def _ids(rows: list[Row], view: View) -> list[str]:
+    """The id of each row."""
+    by_leaf: dict[int, list[int]] = {}
+    for at, row in enumerate(rows):
+        by_leaf.setdefault(row.leaf, []).append(at)
+    found = [""] * len(rows)
+    for leaf, places in by_leaf.items():
+        ids = ids_of(view.leaves[leaf].segment, [rows[at].doc for at in places])
+        for at, id in zip(places, ids, strict=True):
+            found[at] = id
+    return found
 
 
 class _Sought:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,24 @@ def id_of(segment: Segment, doc: int) -> bytes:
     return segment.sections.section("ids").data[start:end].tobytes()
 
 
+def ids_of(segment: Segment, docs: list[int]) -> list[str]:
+    """The ids of some documents; many are read as one range."""
+    if len(docs) < 8:
+        return [id_of(segment, doc).decode() for doc in docs]
+    starts, base = segment.narrow("ids.start")
+    at = np.array(docs, np.int64)
+    begins, ends = starts[at].astype(np.int64) + base, starts[at + 1].astype(np.int64) + base
+    first = int(begins.min())
+    segment.sections.need("ids", first, int(ends.max()) - first)
+    data = memoryview(segment.sections.section("ids").data)
+    return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+
+
 def all_ids(segment: Segment) -> list[bytes]:
     """Every id, by document."""
     data = segment.array("ids", np.uint8).tobytes()
     starts = segment.ints("ids.start").tolist()
-    return [data[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [data[start:end] for start, end in pairwise(starts)]
 
 
 def find(segment: Segment, id: bytes, hash: int) -> Iterator[int]:

@@ -48,7 +48,9 @@ class Interner:
     def __len__(self) -> int:
         return int(self._state[build.I_TERMS])
 
-    def intern(self, data: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
+    def intern(
+        self, data: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64],
+    ) -> NDArray[np.uint32]:
         """Numbers of the strings data[starts[i] : starts[i] + sizes[i]]."""
         ids = np.empty(starts.size, np.uint32)
         done = 0

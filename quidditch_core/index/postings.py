@@ -87,7 +87,9 @@ def prefix_range(segment: Segment, field: str, prefix: bytes) -> tuple[int, int]
     return rank(segment, field, prefix), stop
 
 
-def read_terms(segment: Segment, field: str, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+def read_terms(
+    segment: Segment, field: str, start: int, stop: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Terms start .. stop - 1: their bytes one after another, where each ends, and their rows int64 [n, 8]."""
     descriptor = segment.descriptor(field)
     count = max(0, stop - start)

@@ -28,7 +28,9 @@ from ..files import Files
 from ..mapping import Mapping
 from ..segment import Segment, bit_count, full_bitmap
 from ..tiering.local import LocalTier
-from . import ids, manifest as manifests, merge as merging, store
+from . import ids, store
+from . import manifest as manifests
+from . import merge as merging
 from .builder import Builder
 from .lock import WriterLock
 from .manifest import Manifest, SegmentEntry

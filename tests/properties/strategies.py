@@ -150,10 +150,11 @@ phrases: Bodies = clause(
     st.fixed_dictionaries({"query": words(ZIPF, 0, 4)}, optional={"slop": st.integers(0, 8)}),
 )
 terms_of_text: Bodies = clause("term", texts, st.fixed_dictionaries({"value": pick(ZIPF)}))
+scoring = st.one_of(terms_of_text, clause("match", texts, match_options), phrases)
 leaves: Bodies = st.one_of(
-    terms_of_text,
-    clause("match", texts, match_options),
-    phrases,
+    scoring,
+    scoring,
+    scoring,
     any_value.map(lambda pair: {"term": {pair[0]: pair[1]}}),
     pick([*values]).flatmap(
         lambda name: st.builds(
@@ -189,11 +190,11 @@ def compound(inner: Bodies) -> Bodies:
     constant = st.builds(
         lambda query, boost: {"constant_score": {"filter": query, **boost}}, inner, boosts
     )
-    unions = st.lists(terms_of_text, min_size=2, max_size=6).map(lambda many: {"bool": {"should": many}})
-    return st.one_of(bools, bools, unions, constant)
+    unions = st.lists(scoring, min_size=2, max_size=6).map(lambda many: {"bool": {"should": many}})
+    return st.one_of(bools, bools, bools, unions, unions, constant)
 
 
-queries: Bodies = st.recursive(leaves, compound, max_leaves=6)
+queries: Bodies = st.one_of(leaves, st.recursive(leaves, compound, max_leaves=8))
 
 
 # -------------------------------------------------------------------------------------------- requests

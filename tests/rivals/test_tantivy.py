@@ -23,11 +23,9 @@ from tests.rivals.cases import (
     real_questions,
     real_texts,
 )
-from tests.rivals.engines import ENGINES
+from tests.rivals.engines import each_engine
 
 tantivy = pytest.importorskip("tantivy")
-
-pytestmark = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 
 K1_PLUS_1 = 2.2
 TINY = 1e-6  # w - w/(1 + x) leaves few digits where x is small; tantivy computes w·x/(1 + x)
@@ -118,6 +116,7 @@ def assert_close(case: Case, engine: Engine) -> None:
         assert scores == pytest.approx(theirs, rel=1e-5, abs=TINY), query
 
 
+@each_engine
 @pytest.mark.parametrize("seed", range(6))
 def test_random_text(engine: Engine, seed: int) -> None:
     rng = Random(seed)
@@ -125,6 +124,7 @@ def test_random_text(engine: Engine, seed: int) -> None:
     assert_close(Case([documents], questions(rng, random_questions(rng), 80)), engine)
 
 
+@each_engine
 @pytest.mark.parametrize("name", ["cranfield", "reuters"])
 def test_real_text(engine: Engine, name: str, corpora: Path) -> None:
     texts = real_texts(corpora, name, 300)

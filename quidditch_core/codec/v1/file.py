@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import CorruptIndexError, FormatError
 from ...files import PAGE_SIZE, Blob
-from ...segment import MAX_DOCS, PADDING, FieldInfo, RamSections, Section, Sections, Segment
+from ...segment import MAX_DOCS, PADDING, FieldInfo, Section, Sections, Segment
 from .stored import StoredCodec, compress, reader
 
 MAGIC = b"QDSEGMNT"
@@ -210,7 +210,7 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
     end = tail_offset + len(tail)
     for entry in contents.sections:
         if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > end \
-                or entry.width not in (0, 1, 2, 4, 8) or entry.offset % ALIGN and entry.offset < tail_offset:
+                or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset):
             raise _damaged(blob, "a section lies outside the file", entry)
     entries = {entry.name: entry for entry in contents.sections}
     return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),

@@ -95,7 +95,7 @@ def _train(documents: list[bytes]) -> zstandard.ZstdCompressionDict | None:
         return None
     size = min(DICTIONARY_MAXIMUM, total // 100)
     step = max(1, total // (size * _SAMPLE))
-    samples = [document for document in documents[::step] if len(document) >= 8]
+    samples: list[bytes | bytearray | memoryview] = [document for document in documents[::step] if len(document) >= 8]
     try:
         return zstandard.train_dictionary(size, samples, k=512, d=8, level=3)
     except zstandard.ZstdError:  # documents too few or too alike to learn from: frames do without

@@ -10,13 +10,14 @@ bytes end in a negative status and never outside the segment.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quidditch_core.jit import helper, inline_helper, load_i64, load_u8, load_u32, load_u64, store_i64, store_u32
 from quidditch_core.segment import (
     F_BLOCKS,
     F_DOCS,
-    F_FLAGS,
     F_LAST_DOCS,
     F_OFFSETS,
     F_POSTINGS,
@@ -77,7 +78,7 @@ def pack_vertical(source: int, width: int, out: int) -> None:
 
 
 @inline_helper
-def read_bits(source: int, bit: int, width: int) -> int:
+def read_bits(source: int, bit: int, width: int) -> Any:
     """``width`` <= 32 bits at ``bit`` of a stream; up to 8 bytes are read."""
     word = load_u64(source + (bit >> 3)) >> np.uint64(bit & 7)
     return np.int64(word & np.uint64((1 << width) - 1))

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from quidditch_core.index.kernels.blocks import (
+    C_BLOCK,
     C_COUNT,
     C_DOC,
     C_DOCS,
     C_FREQS,
     C_INDEX,
-    C_BLOCK,
     CORRUPT,
     CURSOR_BYTES,
     END,

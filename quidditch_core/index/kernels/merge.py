@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from quidditch_core.index.kernels.blocks import (
-    CORRUPT,
     C_DOC,
-    C_DOCS,
+    CORRUPT,
+    CURSOR_BYTES,
     END,
     T_DF,
     cursor_freq,
@@ -14,8 +14,7 @@ from quidditch_core.index.kernels.blocks import (
     has_headers,
 )
 from quidditch_core.index.kernels.phrase import STATE_BYTES, next_position, seek_positions
-from quidditch_core.index.kernels.blocks import CURSOR_BYTES
-from quidditch_core.jit import kernel, load_i32, load_i64, load_u32, store_i64, store_u32
+from quidditch_core.jit import kernel, load_i32, load_i64, store_i64, store_u32
 
 SCRATCH_BYTES = STATE_BYTES
 COUNT, FILL = 0, 1

@@ -39,7 +39,6 @@ from quidditch_core.jit import (
     helper,
     inline_helper,
     kernel,
-    load_f32,
     load_i64,
     load_u8,
     load_u32,
