@@ -557,8 +557,8 @@ def group_sum(scores: list[F32]) -> F32:
     return F32(sum(float(score) for score in scores))
 
 
-def listed(clauses: Any) -> list[Body]:
-    return clauses if isinstance(clauses, list) else [clauses]
+def listed(one_or_many: Any) -> list[Any]:
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]
 
 
 def merge_repeated(clauses: list[Body], corpus: Corpus) -> list[Body]:
@@ -817,7 +817,7 @@ def filter_source(source: Body, wanted: Any) -> Body | None:
     if wanted is True:
         return source
     options = wanted if isinstance(wanted, dict) else {"includes": wanted}
-    includes, excludes = (listed(options.get(key, [])) for key in ("includes", "excludes"))
+    includes, excludes = listed(options.get("includes", [])), listed(options.get("excludes", []))
 
     def hit(path: str, patterns: list[str]) -> bool:
         """A pattern that hits an object hits all that is in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -85,6 +86,12 @@ def joined(values: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([*map(len, encoded)], dtype=np.int64)
 
 
+@functools.cache
+def ways() -> tuple[Any, Any]:
+    """The kernel (loaded once: every loading takes memory for good) and its reference."""
+    return scan.compiled(), scan.referenced()
+
+
 def run(function: Any, machine: AutomatonTokenizer, data: np.ndarray, ends: np.ndarray, capacity: int) -> Any:
     image = automaton.image(machine.name, machine.astral)
     out = np.full((3, capacity), -9, np.int64)
@@ -98,8 +105,8 @@ def run(function: Any, machine: AutomatonTokenizer, data: np.ndarray, ends: np.n
 @given(values=st.lists(TEXTS, max_size=4))
 def test_kernel_and_reference_agree(machine: AutomatonTokenizer, values: list[str]) -> None:
     data, ends = joined(values)
-    expected = run(scan.referenced(), machine, data, ends, data.size + 1)
-    assert run(scan.compiled(), machine, data, ends, data.size + 1) == expected
+    expected = run(ways()[1], machine, data, ends, data.size + 1)
+    assert run(ways()[0], machine, data, ends, data.size + 1) == expected
     found, rows = expected
     for start, length, value in rows[:found]:
         assert length > 0
@@ -115,7 +122,7 @@ def test_kernel_and_reference_agree(machine: AutomatonTokenizer, values: list[st
 @given(data=st.binary(max_size=80), cuts=st.lists(st.integers(0, 80), max_size=3))
 def test_no_bytes_lead_the_kernel_astray(machine: AutomatonTokenizer, data: bytes, cuts: list[int]) -> None:
     ends = np.array([*sorted(min(cut, len(data)) for cut in cuts), len(data)])
-    found, rows = run(scan.compiled(), machine, np.frombuffer(data, np.uint8), ends, 100)
+    found, rows = run(ways()[0], machine, np.frombuffer(data, np.uint8), ends, 100)
     assert 0 <= found <= len(data)
     at = 0
     for start, length, value in rows[:found]:
@@ -123,9 +130,9 @@ def test_no_bytes_lead_the_kernel_astray(machine: AutomatonTokenizer, data: byte
         at = start + length
 
 
-@pytest.mark.parametrize("way", ["compiled", "referenced"])
-def test_scan_keeps_to_its_buffers(way: str) -> None:
-    function = getattr(scan, way)()
+@pytest.mark.parametrize("way", [0, 1], ids=["kernel", "reference"])
+def test_scan_keeps_to_its_buffers(way: int) -> None:
+    function = ways()[way]
     data, ends = joined(["one two", "", "three four five"])
     found, rows = run(function, STANDARD, data, ends, 2)
     assert (found, rows) == (5, [[0, 3, 0], [4, 3, 0]])
@@ -150,8 +157,8 @@ def test_split_of_nothing_and_of_more_tokens_than_guessed() -> None:
 def test_runs_of_underscores(count: int, tail: str) -> None:
     for text in ("_" * count + tail, "x " + "_" * count + "." + "_" * count + tail):
         data, ends = joined([text])
-        expected = run(scan.referenced(), STANDARD, data, ends, 999)
-        assert run(scan.compiled(), STANDARD, data, ends, 999) == expected
+        expected = run(ways()[1], STANDARD, data, ends, 999)
+        assert run(ways()[0], STANDARD, data, ends, 999) == expected
 
 
 # --- analyzers ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ SAYS = {
         "refused: copies", "deleted: None",
     ),
     "03_queries.py": (
-        "<em>Whale</em>", "4 books of the sea, newest first: ['The Sea-Wolf'", "'hits': {'total'",
+        "<em>Whale</em>", "3 books of the sea, newest first: ['The Sea-Wolf'", "'hits': {'total'",
     ),
     "04_json_lines.py": (
         "2 indexed, 1 failed", "line 2, a-2: price", "kettles: ['tin kettle']", "by Brown & Co: ['tea pot']",

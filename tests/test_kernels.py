@@ -1,18 +1,20 @@
 """Every kernel of the engine: machine code and NumPy reference agree with each other and with plain Python.
 
-A :class:`Field` says in dicts and lists what is in an inverted field. :func:`encode` turns it into sections with
-the kernels under test, :class:`Engine` reads them back. All buffers that kernels write to have a wall behind
-them that must stay untouched (:class:`Memory`).
+A :class:`Field` says in dicts and lists what is in an inverted field. :func:`encode` turns it into sections
+with the kernels under test, :class:`Engine` reads them back. Behind what kernels write to stands a wall that
+must stay untouched (:class:`Memory`); behind what they read, a fence (:class:`FencedSections`).
 
-Run as a script, this file damages sections and reads them: ``test_kernels.py FIRST_SEED COUNT``. The test does
-it in a child process, so that a crash is a failed test that names its seed.
+Run as a script, this file damages sections and reads them: ``test_kernels.py FIRST_SEED COUNT``. The test
+does it in a child process, so that a crash is a failed test that names its seed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import inspect
+import mmap
 import pkgutil
 import subprocess
 import sys
@@ -38,8 +40,9 @@ from quidditch_core.segment import (
     HAS_FREQS,
     HAS_POSITIONS,
     MAX_DOCS,
+    PADDING,
     FieldInfo,
-    RamSections,
+    Section,
     Segment,
     TermInfo,
     address,
@@ -210,11 +213,44 @@ def encode_both(field: Field) -> Sections:
     return made
 
 
+class FencedSections:
+    """Sections whose padding ends where an unreadable page begins: a read beyond it is a crash."""
+
+    def __init__(self, sections: Sections) -> None:
+        self._sections = {f"{name}/f": Section(fenced(part)) for name, part in sections.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sections
+
+    def names(self) -> Iterable[str]:
+        return self._sections
+
+    def size(self, name: str) -> int:
+        return self._sections[name].data.size if name in self._sections else 0
+
+    def address(self, name: str) -> int:
+        return address(self._sections[name].data)
+
+    def need(self, name: str, start: int, length: int) -> None:
+        assert start + length <= self.size(name)
+
+    def section(self, name: str) -> Section:
+        return self._sections[name]
+
+
+def fenced(part: NDArray[Any]) -> NDArray[np.uint8]:
+    data = part.view(np.uint8)
+    readable = -(-(data.size + PADDING) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, readable + mmap.PAGESIZE), np.uint8)
+    fence = ctypes.c_void_p(address(memory) + readable)
+    assert ctypes.CDLL(None).mprotect(fence, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    copy = memory[readable - PADDING - data.size : readable - PADDING]
+    copy[:] = data
+    return copy
+
+
 def segment_of(field: Field, sections: Sections) -> Segment:
-    ram = RamSections()
-    for name, data in sections.items():
-        ram.put(f"{name}/f", data)
-    return Segment("test", field.docs, [field.info()], ram)
+    return Segment("test", field.docs, [field.info()], FencedSections(sections))
 
 
 class Clause(NamedTuple):

@@ -74,8 +74,13 @@ def is_module(root: Path, target: str) -> bool:
 
 
 def is_kernel_file(root: Path, file: Path) -> bool:
-    """Kernel files live in a folder (or are a file) named kernels, or mark functions with ``@kernel``."""
+    """Kernel files live in a folder (or are a file) named kernels, or mark functions with ``@kernel``.
+
+    The NumPy references beside them are ordinary Python.
+    """
     relative = file.relative_to(root)
+    if "reference" in relative.parts:
+        return False
     if "kernels" in relative.with_suffix("").parts:
         return True
     return relative.name != "jit.py" and any(
@@ -121,7 +126,7 @@ def judge(root: Path, found: Import) -> Iterator[str]:
     if home in VOCABULARY and goal == "jit":
         yield f"{home} imports jit: vocabulary is data"
 
-    if is_kernel_file(root, found.file) and found.top not in {"__future__", "numpy"}:
+    if is_kernel_file(root, found.file) and found.top not in {"__future__", "numpy", "typing"}:
         target = root.joinpath(*found.inside)
         file = target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
         layout = goal == "segment" and found.name.isupper()

@@ -63,7 +63,7 @@ def ids_of(segment: Segment, docs: list[int]) -> list[str]:
     begins, ends = starts[at].astype(np.int64) + base, starts[at + 1].astype(np.int64) + base
     first = int(begins.min())
     segment.sections.need("ids", first, int(ends.max()) - first)
-    data = memoryview(segment.sections.section("ids").data)
+    data = segment.sections.section("ids").data.data
     return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
 

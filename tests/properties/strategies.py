@@ -55,18 +55,24 @@ def pick(values: list[Any]) -> st.SearchStrategy[Any]:
     return st.sampled_from(values)
 
 
+def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """``one_of`` would flatten nested choices, and so give the largest family the most weight."""
+    every = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.integers(0, len(every) - 1).flatmap(lambda n: every[n])
+
+
 def words(of: list[str], least: int, most: int) -> st.SearchStrategy[str]:
     return st.lists(pick(of), min_size=least, max_size=most).map(" ".join)
 
 
 def one_or_many(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(values, values, values, st.lists(values, max_size=3), st.none())
+    return weighted((6, values), (3, st.lists(values, max_size=3)), (1, st.none()))
 
 
 # ------------------------------------------------------------------------------------------- documents
 
 titles = words(TITLES, 0, 4)
-bodies = st.one_of(words(ZIPF, 0, 12), words(ZIPF, 30, 60))
+bodies = weighted((1, words(ZIPF, 0, 2)), (4, words(ZIPF, 3, 12)), (1, words(ZIPF, 30, 60)))
 objects = st.fixed_dictionaries(
     {},
     optional={
@@ -76,10 +82,9 @@ objects = st.fixed_dictionaries(
     },
 )
 documents: Bodies = st.fixed_dictionaries(
-    {},
+    {"body": one_or_many(bodies)},
     optional={
         "title": one_or_many(titles),
-        "body": one_or_many(bodies),
         "tag": one_or_many(pick(TAGS)),
         "n": one_or_many(pick([*NUMBERS, "2", 1.0])),
         "big": one_or_many(pick(BIG)),
@@ -113,10 +118,8 @@ def clause(kind: str, field: st.SearchStrategy[str], options: Bodies) -> Bodies:
     )
 
 
-boosts: Bodies = st.one_of(
-    st.just({}), st.just({}), st.just({}), st.fixed_dictionaries({"boost": pick(BOOSTS)})
-)
-texts = pick(["title", "body", "body", "body", "obj.note"])
+boosts: Bodies = weighted((3, st.just({})), (1, st.fixed_dictionaries({"boost": pick(BOOSTS)})))
+texts = pick([*["body"] * 6, "title", "obj.note"])
 values: dict[str, list[Any]] = {
     "tag": TAGS,
     "title.raw": ["the", "the sea", "SEA"],
@@ -147,14 +150,11 @@ match_options: Bodies = st.one_of(
 phrases: Bodies = clause(
     "match_phrase",
     texts,
-    st.fixed_dictionaries({"query": words(ZIPF, 0, 4)}, optional={"slop": st.integers(0, 8)}),
+    st.fixed_dictionaries({"query": words(ZIPF, 1, 3)}, optional={"slop": st.integers(0, 8)}),
 )
 terms_of_text: Bodies = clause("term", texts, st.fixed_dictionaries({"value": pick(ZIPF)}))
-scoring = st.one_of(terms_of_text, clause("match", texts, match_options), phrases)
-leaves: Bodies = st.one_of(
-    scoring,
-    scoring,
-    scoring,
+scoring = weighted((1, terms_of_text), (1, clause("match", texts, match_options)), (1, phrases))
+constants: Bodies = st.one_of(
     any_value.map(lambda pair: {"term": {pair[0]: pair[1]}}),
     pick([*values]).flatmap(
         lambda name: st.builds(
@@ -175,10 +175,11 @@ leaves: Bodies = st.one_of(
     st.builds(lambda text: {"match": {"tag": text}}, pick(TAGS)),
     st.just({"match_none": {}}),
 )
+leaves: Bodies = weighted((2, scoring), (1, constants))
 
 
 def compound(inner: Bodies) -> Bodies:
-    some = st.lists(inner, max_size=3)
+    some = st.lists(inner, min_size=1, max_size=3)
     bools = st.builds(
         lambda clauses, minimum, boost: {
             "bool": {**clauses, **(minimum if clauses.get("should") else {}), **boost}
@@ -191,10 +192,12 @@ def compound(inner: Bodies) -> Bodies:
         lambda query, boost: {"constant_score": {"filter": query, **boost}}, inner, boosts
     )
     unions = st.lists(scoring, min_size=2, max_size=6).map(lambda many: {"bool": {"should": many}})
-    return st.one_of(bools, bools, bools, unions, unions, constant)
+    return weighted((4, bools), (3, unions), (1, constant))
 
 
-queries: Bodies = st.one_of(leaves, st.recursive(leaves, compound, max_leaves=8))
+queries: Bodies = weighted(
+    (3, leaves), (3, compound(leaves)), (1, compound(weighted((1, leaves), (1, compound(leaves)))))
+)
 
 
 # -------------------------------------------------------------------------------------------- requests
