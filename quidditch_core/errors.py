@@ -32,9 +32,23 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-_short = reprlib.Repr()
-_short.maxstring = 80
-_short.maxother = 80
+
+class _Short(reprlib.Repr):
+    """Short texts of any values. Never an error itself: who reports a bad value must be able to show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of more than 4,300 digits.
+        return super().repr_int(x, level) if x.bit_length() <= 1024 else f"an integer of {x.bit_length()} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return self.repr_instance(x[: self.maxother], level)
+
+
+_short = _Short()
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "nothing", "__slots__": ()})()
 
@@ -58,7 +72,7 @@ class QuidditchError(Exception):
             text += f"; expected {expected}"
         if fix:
             text += f"; {fix}"
-        super().__init__(text)
+        super().__init__(text.encode("utf-8", "backslashreplace").decode())  # surrogates cannot be printed
 
 
 class RequestError(QuidditchError, ValueError):

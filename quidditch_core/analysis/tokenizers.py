@@ -59,7 +59,7 @@ class AutomatonTokenizer:
         return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
     def split(self, data: Bytes, ends: Integers) -> tuple[Integers, Integers, Integers]:
-        ends = np.ascontiguousarray(ends, np.int64)
+        data, ends = np.ascontiguousarray(data), np.ascontiguousarray(ends, np.int64)
         capacity = data.size // 3 + 64  # an ideograph is three bytes, an English word and its space six
         while True:
             out = np.empty((3, capacity), np.int64)

@@ -23,7 +23,7 @@ from .columns import column_values, exists, write_column, write_exists
 from .ids import all_ids
 from .inverted import FieldWriter, joined
 from .kernels.merge import SCRATCH_BYTES, gather
-from .postings import corrupt, read_terms, split_terms
+from .postings import corrupt, fill, read_terms, split_terms
 
 CHUNK = 1 << 22
 """Postings that are gathered before they are encoded."""
@@ -169,8 +169,7 @@ def _merge_postings(
         for segment, numbers in indexed:
             live = numbers >= 0
             norms[numbers[live]] = segment.array(f"norms/{name}", np.uint8)[live]
-    # Live documents with a term: those with a norm; without norms every document that exists has one.
-    doc_count = info.exists if norms is None else int((norms > 0).sum())
+    doc_count = _with_terms(inputs, name) if norms is None else int((norms > 0).sum())
     tokens = int(total_tokens.sum())
     avgdl = bm25.average_length(tokens, doc_count)
     writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl)
@@ -183,6 +182,12 @@ def _merge_postings(
         terms=writer.terms, bound_avgdl=float(avgdl) if has_norms else 0.0,
         bound_k1=float(bm25.K1) if has_norms else 0.0, bound_b=float(bm25.B) if has_norms else 0.0)
     return merged, [vocabulary[term] for term in kept.tolist()]
+
+
+def _with_terms(inputs: list[_Input], name: str) -> int:
+    """Live documents with at least one term; a field with norms knows without reading its postings."""
+    having = (mask_of(fill(source.segment, name, source.rows), source.segment.docs) for source in inputs)
+    return sum(int((mask & (source.numbers >= 0)).sum()) for mask, source in zip(having, inputs, strict=True))
 
 
 def _chunks(postings: NDArray[np.int64], kept: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -124,12 +124,15 @@ class Pair:
     def check(self, request: Body) -> None:
         expected = self.oracle.search(request, self.layout())
         assert_found(self.index.search(request), expected, request)
-        query = request.get("query", {"match_all": {}})
+        query = request["query"]
         assert self.index.count(query) == self.oracle.count(query, self.layout()), query
+        for id, score in zip(expected.ids[:1], expected.scores, strict=False):
+            if score is not None:
+                assert bits(self.index.explain(query, id).value) == bits(score), query
 
 
 def assert_found(found: Any, expected: Found, request: Body) -> None:
-    """The same hits in the same order: ids, scores to the bit, sort values, sources; the same total."""
+    """The same hits in the same order: ids, scores to the bit, sort values, sources; the same totals."""
     assert [hit.id for hit in found.hits] == expected.ids, request
     assert [bits(hit.score) for hit in found.hits] == [bits(score) for score in expected.scores], request
     if request.get("sort"):
@@ -137,6 +140,7 @@ def assert_found(found: Any, expected: Found, request: Body) -> None:
         assert shown == [without_doc(values, request["sort"]) for values in expected.sort], request
     if request.get("_source") is not False:
         assert [hit.source for hit in found.hits] == expected.sources, request
+    assert bits(found.max_score) == bits(expected.max_score), request
     total = found.total and (found.total.value, found.total.relation)
     assert total == expected.total, request
 

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from tests.properties import strategies as some
 from tests.properties.pair import Body, Pair, assert_found
+from tests.rivals import cases
 
 SHORT = settings.get_current_profile_name() == "ci"
 
@@ -168,6 +169,28 @@ def test_any_corpus(segments: list[list[Body]], requests: list[Body], kept: bool
         for request in requests:
             pair.check(request)
         pair.close()
+
+
+@pytest.mark.parametrize("seed", range(4 if SHORT else 40))
+def test_longer_corpora(tmp_path: Path, seed: int) -> None:
+    """Terms with several blocks of postings and positions, in several segments, with deleted documents."""
+    rng = Random(seed)
+    pair = Pair(tmp_path / "index", cases.MAPPING)
+    for number, document in enumerate(cases.random_documents(rng, 900)):
+        pair.put(f"k{number if rng.random() < 0.9 else rng.randrange(900)}", document)
+        if rng.random() < 0.005:
+            pair.refresh()
+        if rng.random() < 0.003:
+            pair.flush()
+    for number in rng.sample(range(900), 90):
+        pair.delete(f"k{number}")
+    pair.refresh()
+    pair.check_layout()
+    ask = cases.random_questions(rng)
+    for make in (ask.leaf, ask.flat, ask.nested):
+        for _ in range(20):
+            pair.check({"query": make(), "size": rng.choice([1, 10, 1000])})
+    pair.close()
 
 
 LONG: Body = {
