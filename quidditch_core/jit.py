@@ -74,6 +74,7 @@ class Kernel:
         self.arity = len(inspect.signature(function).parameters)
         self.name = f"{function.__module__.removeprefix('quidditch_core.')}.{function.__name__}"
         self._call: Callable[..., int] | None = None
+        self._machine: Callable[..., int] | None = None
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: int) -> int:
@@ -90,10 +91,13 @@ class Kernel:
             return self._call
 
     def compiled(self) -> Callable[..., int]:
-        """The machine code as a function of ``arity`` int64."""
-        code, symbol = _object_code(self)
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * self.arity)
-        return prototype(_load(code, symbol))
+        """The machine code as a function of ``arity`` int64; loaded once, for code is never unloaded."""
+        with _lock:
+            if self._machine is None:
+                code, symbol = _object_code(self)
+                prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * self.arity)
+                self._machine = prototype(_load(code, symbol))
+            return self._machine
 
     def referenced(self) -> Callable[..., int]:
         """The NumPy reference."""
