@@ -761,7 +761,7 @@ def _search(oracle: Oracle, body: Body, layout: Layout) -> Found:
         sort=[[key.value(hit) for key in keys] if body.get("sort") else None for hit in page],
         sources=[filter_source(hit.document.source, body.get("_source", True)) for hit in page],
         total=total(len(hits), body.get("track_total_hits", 10_000)),
-        max_score=max((hit.score for hit in hits), default=None) if not body.get("sort") else None,
+        max_score=hits[0].score if hits and body.get("size", 10) and not body.get("sort") else None,
     )
 
 

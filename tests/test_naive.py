@@ -321,6 +321,7 @@ def test_sorted_hits_have_a_score_only_if_they_sort_by_it() -> None:
 def test_pages_and_totals() -> None:
     made = oracle(*"aaaaa")
     assert ids(made, size=2, **{"from": 3}) == "34"
+    assert (search(made).max_score, search(made, size=0).max_score) == (np.float32(1), None)
     assert search(made).total == (5, "eq")
     assert search(made, track_total_hits=True, size=0).total == (5, "eq")
     assert search(made, track_total_hits=4).total == (4, "gte")

@@ -61,7 +61,7 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
     size = request.from_ + request.size
     if isinstance(plan, NothingPlan):
         return Page([], 0, None)
-    if size == 0:
+    if request.size == 0:
         return Page([], count_all(plan, view), None)
     parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]
     found = sum(part.found for part in parts)

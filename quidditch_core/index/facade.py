@@ -39,11 +39,13 @@ from ..tiering.local import LocalTier
 from . import ids, store
 from . import manifest as manifests
 from .background import Refresher
+from .holding import Version
 from .lock import WriterLock
+from .maintenance import Maintenance
 from .manifest import Hold
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
-from .writer import SEGMENTS_DIRECTORY, Version, Writer, new_manifest
+from .writer import SEGMENTS_DIRECTORY, Writer, new_manifest
 
 BATCH = 512
 """Documents of a bulk whose ids are looked up together."""
@@ -121,10 +123,10 @@ class Index:
         self._closed = False
         self._opened: dict[str, Segment] = {}
         if writer is not None:
-            self._reader = Reader(writer.view())
+            self._maintenance = Maintenance(writer)
         else:
             assert hold is not None
-            self._reader = Reader(self._view_of(hold))
+            self._followed = Reader(self._view_of(hold))
         self._refresher = Refresher(self, Index._refresh_if_dirty, Index._refresh_interval)
         if writer is not None:
             self._refresher.start()
@@ -147,9 +149,9 @@ class Index:
         key = ids.id_bytes(_new_id() if id is None else id)
         writer = self._writable()
         source, body = _decoded(doc)
+        self._make_room(writer)
         with writer.lock:
             writer.check()
-            writer.make_room()
             found = writer.current(key, absent=id is None)
             return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
 
@@ -164,9 +166,21 @@ class Index:
             raise ConflictError("the document exists already", path=key.decode(), found=f"version {found.version}",
                                 fix="use op_type='index' to replace it")
         values, mapping = writer.mapping.parse_document(body)
-        written = writer.put(key, _encoded(body) if source is None else source, values, mapping, found)
-        return WriteResult(key.decode(), written.seq_no, written.version, written.primary_term,
+        version = writer.next_version(found)
+        writer.put(key, _encoded(body) if source is None else source, values, mapping, found, version)
+        return WriteResult(key.decode(), version.seq_no, version.version, version.primary_term,
                            "updated" if exists else "created")
+
+    def _make_room(self, writer: Writer) -> None:
+        """Bound memory before an operation: seal a full buffer, flush when segments in memory are as large again."""
+        if not writer.buffer_full:
+            return
+        with writer.lock:
+            writer.check()
+            writer.seal()
+            full = writer.memory_full
+        if full:
+            self._maintenance.flush()
 
     def bulk(self, docs: Iterable[dict[str, Any] | bytes | str], *, id: str | None = None,
              progress: bool = False) -> BulkReport:
@@ -188,9 +202,9 @@ class Index:
                 except RequestError as error:
                     failed.append(BulkFailure(position, None, error))
                 position += 1
+            self._make_room(writer)
             with writer.lock:
                 writer.check()
-                writer.make_room()
                 absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
                 for (at, key, source, body), new in zip(items, absent, strict=True):
                     try:
@@ -215,9 +229,9 @@ class Index:
         writer = self._writable()
         if not isinstance(partial, dict):
             raise DocumentError("a partial document is not an object", found=partial, expected="a dict")
+        self._make_room(writer)
         with writer.lock:
             writer.check()
-            writer.make_room()
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             if found is None or found.place is None:
@@ -241,8 +255,9 @@ class Index:
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             exists = found is not None and found.place is not None
-            written = writer.delete(key, found)
-        return WriteResult(id, written.seq_no, written.version, written.primary_term,
+            version = writer.next_version(found)
+            writer.delete(key, found, version)
+        return WriteResult(id, version.seq_no, version.version, version.primary_term,
                            "deleted" if exists else "not_found")
 
     def get(self, id: str) -> Document | None:
@@ -267,24 +282,21 @@ class Index:
             return
         with self._writer.lock:
             self._writer.refresh()
-            self._publish()
 
     def flush(self) -> None:
         """Refresh, then write everything to disk; on return it survives a crash."""
-        writer = self._writable()
-        with writer.lock:
-            writer.flush()
-            self._publish()
+        self._writable()
+        self._maintenance.flush()
+        while self._maintenance.merge_once():
+            pass
 
     def merge(self, max_segments: int = 1) -> None:
         """Flush, then merge until at most ``max_segments`` remain, without deleted documents."""
         if not isinstance(max_segments, int) or isinstance(max_segments, bool) or max_segments < 1:
             raise SettingsError("not a number of segments", path="max_segments", found=max_segments,
                                 expected="an integer, 1 or more")
-        writer = self._writable()
-        with writer.lock:
-            writer.merge(max_segments)
-            self._publish()
+        self._writable()
+        self._maintenance.merge(max_segments)
 
     # Searching: a Reader's methods, on the newest view
 
@@ -340,15 +352,19 @@ class Index:
         writer = self._writable()
         with writer.lock:
             writer.check()
-            writer.change_mapping(writer.mapping.merge(mapping))
+            changed = writer.mapping.merge(mapping)
+            if changed is not writer.mapping:
+                writer.change_mapping(changed, writer.next_seq_no)
 
     def put_settings(self, settings: dict[str, Any]) -> None:
         """Change settings of the live index. SettingsError for one that cannot change."""
         writer = self._writable()
         with writer.lock:
             writer.check()
-            writer.change_settings(writer.settings.updated(_dict(settings, SettingsError, "settings")))
-            self._publish_settings()
+            changed = writer.settings.updated(_dict(settings, SettingsError, "settings"))
+            if changed != writer.settings:
+                writer.change_settings(changed, writer.next_seq_no)
+                writer.publish()
         self._refresher.changed()
 
     def analyze(self, text: str, *, analyzer: str | None = None, field: str | None = None) -> list[Token]:
@@ -384,13 +400,11 @@ class Index:
         self._closed = True
         self._refresher.stop()
         try:
-            if self._writer is not None:
-                with self._writer.lock:
-                    if not self._writer.failed:
-                        self._writer.flush()
+            if self._writer is not None and self._writer.failure is None:
+                self._maintenance.flush()
         finally:
             if self._writer is not None:
-                self._writer.release()
+                self._writer.write_lock.release()
             if self._hold is not None:
                 self._hold.release()
             self._reader.close()
@@ -425,15 +439,10 @@ class Index:
                                 fix="open it without read_only=True")
         return self._writer
 
-    def _publish(self) -> None:
-        assert self._writer is not None
-        self._reader = Reader(self._writer.view())
-
-    def _publish_settings(self) -> None:
-        """New settings hold for searches at once, new documents only from the next refresh on."""
-        assert self._writer is not None
-        view = self._reader.view
-        self._reader = Reader(View(view.leaves, view.mapping, self._writer.settings, view.name))
+    @property
+    def _reader(self) -> Reader:
+        """The reader of the newest view."""
+        return self._writer.published if self._writer is not None else self._followed
 
     @staticmethod
     def _refresh_interval(index: object) -> float:
@@ -448,7 +457,6 @@ class Index:
         with index._writer.lock:
             if index._writer.dirty and not index._closed:
                 index._writer.refresh()
-                index._publish()
 
     # Reading only
 
@@ -476,7 +484,7 @@ class Index:
             raise
         self._hold.release()
         self._hold = hold
-        self._reader = Reader(view)
+        self._followed = Reader(view)
 
     def _generation(self) -> int:
         assert self._hold is not None

@@ -1,10 +1,8 @@
-"""The one writer of an index: operations in order, the buffer they wait in, refresh, flush and merge.
+"""The one writer of an index: operations in order, the buffer they wait in, and refresh.
 
-A document is put into the *buffer*, a builder; ``refresh`` turns the buffer into a segment in memory and makes
-a new view; ``flush`` writes all segments in memory as one blob and commits a manifest. A *holding* is the writer's
-mutable side of a segment: its live mask, and the deletes that the next refresh applies.
-
-All methods are called with the writer's lock held, except where they say otherwise.
+A document is put into the *buffer*, a builder; ``refresh`` turns the buffer into a segment in memory, applies
+the deletes and makes a new view. Flushing and merging are in ``maintenance``. Every method is called with
+``lock`` held, except where it says otherwise.
 """
 
 from __future__ import annotations
@@ -14,143 +12,94 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from ..codec.v1.stored import reader
 from ..config import Settings
-from ..errors import ConflictError, StorageError, WriterFailedError
+from ..errors import ConflictError, WriterFailedError
 from ..files import Files
 from ..mapping import Mapping
-from ..segment import Segment, bit_count, full_bitmap
+from ..segment import Segment
+from ..tiering import HOT
 from ..tiering.local import LocalTier
 from . import ids, store
 from . import manifest as manifests
 from . import merge as merging
 from .builder import Builder
+from .holding import Holding, Version
 from .lock import WriterLock
-from .manifest import Manifest, SegmentEntry
+from .manifest import Manifest
+from .reader import Reader
 from .view import Leaf, View
 
 SEGMENTS_DIRECTORY = "segments"
 PRIMARY_TERM = 1
-
-
-class Version(NamedTuple):
-    """The newest operation on an id: its numbers, and where the document is (None: deleted)."""
-
-    seq_no: int
-    version: int
-    primary_term: int
-    place: tuple[Holding, int] | None
-
-
-@dataclass(eq=False)
-class Holding:
-    """A segment as the writer sees it. ``entry`` is its place in the manifest; None: in memory only."""
-
-    segment: Segment | None = None
-    builder: Builder | None = None
-    live: NDArray[np.uint64] | None = None
-    entry: SegmentEntry | None = None
-    deletes: set[int] = field(default_factory=set)  # since the last refresh
-    live_changed: bool = False  # since the last flush
-
-    def is_live(self, doc: int) -> bool:
-        if doc in self.deletes:
-            return False
-        return self.live is None or bool(int(self.live[doc >> 6]) >> (doc & 63) & 1)
-
-    def apply_deletes(self) -> None:
-        """Take the deletes into a new live mask (views keep the old one)."""
-        if not self.deletes or self.segment is None:
-            return
-        live = full_bitmap(self.segment.docs) if self.live is None else self.live.copy()
-        docs = np.fromiter(self.deletes, np.int64, len(self.deletes))
-        np.bitwise_and.at(live, docs >> 6, ~(np.uint64(1) << (docs & 63).astype(np.uint64)))
-        self.live, self.deletes, self.live_changed = live, set(), True
-
-    @property
-    def live_docs(self) -> int:
-        assert self.segment is not None
-        return self.segment.docs if self.live is None else bit_count(self.live)
-
-    @property
-    def bytes(self) -> int:
-        if self.entry is not None:
-            return self.entry.size
-        return self.segment.bytes if self.segment is not None else 0
-
-    def source(self) -> merging.Source:
-        assert self.segment is not None
-        return merging.Source(self.segment, self.live)
+MEMORY_FLOOR = 64 << 10
+"""Bytes below which segments in memory count as equally small when they are merged."""
 
 
 class Writer:
-    """Owns the lock, the buffer and the manifest of an index directory. ``lock`` guards every method."""
+    """The state that operations change. ``published`` is what searches use; reading it needs no lock."""
 
     def __init__(self, files: Files, directory: str, lock: WriterLock, manifest: Manifest) -> None:
         self.lock = threading.RLock()
         self.files = files
         self.directory = directory
         self.tier = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
+        self.write_lock = lock
         self.manifest = manifest
         self.mapping = Mapping.from_dict(manifest.mapping)
         self.settings = Settings.from_dict(manifest.settings)
         self.next_seq_no = manifest.max_seq_no + 1
-        self._write_lock = lock
-        self._failed: BaseException | None = None
-        self._next_blob = manifest.next_blob
-        self._buffer = Holding(builder=Builder())
+        self.next_blob = manifest.next_blob
+        self.tombstones: dict[bytes, Version] = {}  # deletes that no manifest has yet
+        self.dirty = False  # a refresh would show something
+        self.uncommitted = False  # a flush would write something
+        self.failure: BaseException | None = None
+        self.buffer = Holding(builder=Builder())
         self._recent: dict[bytes, Version] = {}  # documents of the buffer
-        self._tombstones: dict[bytes, Version] = {}  # deletes that no manifest has yet
-        self._dirty = False  # something that a refresh would show
-        self._uncommitted = False  # something that a flush would write
-        self.holdings = [
-            Holding(segment=store.open_segment(self.tier, entry), live=store.read_live(self.tier, entry), entry=entry)
-            for entry in manifest.segments]
+        self.holdings: list[Holding] = []
+        for entry in manifest.segments:
+            live = store.read_live(self.tier, entry)
+            self.holdings.append(Holding(segment=store.open_segment(self.tier, entry), entry=entry, live=live,
+                                         committed=live, visible=True))
         manifests.sweep(files, directory, [self.tier], manifest)
+        self.published = Reader(self._view())
 
     # State
 
     def check(self) -> None:
         """Raise unless this writer may write."""
-        self._write_lock.assert_owner()
-        if self._failed is not None:
-            raise WriterFailedError("an earlier commit failed, so that what is on disk is not known",
-                                    path=self.directory, fix="close the index and open it again") from self._failed
+        self.write_lock.assert_owner()
+        if self.failure is not None:
+            raise WriterFailedError("an earlier write to disk failed, so that what is there is not known",
+                                    path=self.directory, fix="close the index and open it again") from self.failure
 
-    def view(self) -> View:
-        """What a search sees now: all holdings, without what waits in the buffer."""
-        leaves = [Leaf(holding.segment, holding.live, holding.entry.tier if holding.entry else "hot", holding.bytes)
-                  for holding in self.holdings if holding.segment is not None]
+    def publish(self) -> None:
+        """Let searches see what the last refresh made, in the segments there are now."""
+        self.published = Reader(self._view())
+
+    def _view(self) -> View:
+        leaves = [Leaf(holding.segment, holding.live, holding.entry.tier if holding.entry else HOT, holding.bytes)
+                  for holding in self.holdings if holding.segment is not None and holding.visible]
         return View(leaves, self.mapping, self.settings, os.path.basename(self.directory))
 
     @property
-    def dirty(self) -> bool:
-        return self._dirty
-
-    @property
-    def failed(self) -> bool:
-        """Whether a commit failed; the writer then refuses everything."""
-        return self._failed is not None
-
-    @property
     def buffered_docs(self) -> int:
-        return self._buffer.builder.docs if self._buffer.builder else 0
+        return self._builder.docs
 
-    def release(self) -> None:
-        self._write_lock.release()
+    @property
+    def _builder(self) -> Builder:
+        assert self.buffer.builder is not None
+        return self.buffer.builder
 
     # Operations
 
     def current(self, id: bytes, *, absent: bool = False) -> Version | None:
-        """The newest operation on ``id``, searched or not. ``absent``: no segment has it, as a caller knows."""
-        found = self._recent.get(id) or self._tombstones.get(id)
+        """The newest operation on ``id``, shown yet or not. ``absent``: no segment has it, as a caller knows."""
+        found = self._recent.get(id) or self.tombstones.get(id)
         if found is not None or absent:
             return found
         hash = ids.id_hash(id)
@@ -185,40 +134,46 @@ class Writer:
                                 found=now, expected=f"seq_no {if_seq_no}, primary term {if_primary_term}",
                                 fix="read it again and decide anew")
 
-    def put(self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping,
-            found: Version | None) -> Version:
-        """Add a parsed document in place of ``found``, the newest operation on its id."""
-        if mapping is not self.mapping:
-            self.mapping = mapping
-        builder = self._buffer.builder
-        assert builder is not None
-        version = Version(self.next_seq_no, found.version + 1 if found else 1, PRIMARY_TERM, None)
-        doc = builder.add(id, source, values, mapping, seq_no=version.seq_no, version=version.version,
-                          primary_term=version.primary_term)
-        self._forget(found)
-        version = version._replace(place=(self._buffer, doc))
-        self._tombstones.pop(id, None)
-        self._recent[id] = version
-        self._advance()
-        return version
+    def next_version(self, found: Version | None) -> Version:
+        """The numbers of the next operation on an id whose newest one is ``found``."""
+        return Version(self.next_seq_no, found.version + 1 if found else 1, PRIMARY_TERM, None)
 
-    def delete(self, id: bytes, found: Version | None) -> Version:
-        """Delete the document of ``found``; takes a seq_no even if there is none, as OpenSearch does."""
-        version = Version(self.next_seq_no, found.version + 1 if found else 1, PRIMARY_TERM, None)
+    def put(
+        self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, found: Version | None,
+        version: Version,
+    ) -> None:
+        """Add a parsed document as ``version``, in place of ``found``, the newest operation on its id."""
+        self.mapping = mapping
+        doc = self._builder.add(id, source, values, mapping, seq_no=version.seq_no, version=version.version,
+                                primary_term=version.primary_term)
+        self._forget(found)
+        self.tombstones.pop(id, None)
+        self._recent[id] = version._replace(place=(self.buffer, doc))
+        self._advance(version.seq_no)
+
+    def delete(self, id: bytes, found: Version | None, version: Version) -> None:
+        """Delete the document of ``found`` as ``version``; its tombstone stays until a flush."""
         self._forget(found)
         self._recent.pop(id, None)
-        self._tombstones[id] = version
-        self._advance()
-        return version
+        self.tombstones[id] = version
+        self._advance(version.seq_no)
+
+    def change_mapping(self, mapping: Mapping, seq_no: int) -> None:
+        self.mapping = mapping
+        self._advance(seq_no)
+
+    def change_settings(self, settings: Settings, seq_no: int) -> None:
+        self.settings = settings
+        self._advance(seq_no)
 
     def _forget(self, found: Version | None) -> None:
         if found is not None and found.place is not None:
             holding, doc = found.place
             holding.deletes.add(doc)
 
-    def _advance(self) -> None:
-        self.next_seq_no += 1
-        self._dirty = self._uncommitted = True
+    def _advance(self, seq_no: int) -> None:
+        self.next_seq_no = seq_no + 1
+        self.dirty = self.uncommitted = True
 
     def stored(self, place: tuple[Holding, int]) -> bytes:
         """The source of a document, in the buffer or in a segment."""
@@ -228,152 +183,56 @@ class Writer:
             return holding.builder.source(doc)
         return reader(holding.segment).read(doc)
 
-    def change_mapping(self, mapping: Mapping) -> None:
-        self.mapping, self._dirty, self._uncommitted = mapping, True, True
-
-    def change_settings(self, settings: Settings) -> None:
-        self.settings, self._dirty, self._uncommitted = settings, True, True
-
     # Refresh
 
-    def refresh(self) -> None:
-        """Turn the buffer into a segment in memory and apply the deletes; the next view shows both."""
-        self._seal()
-        for holding in self.holdings:
-            holding.apply_deletes()
-        self.holdings = [holding for holding in self.holdings if holding.entry is not None or holding.live_docs]
-        self._merge_in_memory()
-        self._dirty = False
+    @property
+    def buffer_full(self) -> bool:
+        return self._builder.memory >= self.settings.index_buffer_size
 
-    def _seal(self) -> None:
-        buffer, builder = self._buffer, self._buffer.builder
-        assert builder is not None
+    @property
+    def memory_full(self) -> bool:
+        """Whether segments in memory take as much again as the buffer may."""
+        return sum(holding.bytes for holding in self.holdings if holding.entry is None) \
+            >= self.settings.index_buffer_size
+
+    def seal(self) -> None:
+        """Turn the buffer into a segment, which the next refresh shows."""
+        builder = self._builder
         if builder.docs == 0:
             return
-        buffer.segment = builder.build()
-        buffer.builder = None
-        self.holdings.append(buffer)
-        self._buffer = Holding(builder=Builder())
+        self.buffer.segment = builder.build()
+        self.buffer.builder = None
+        self.holdings.append(self.buffer)
+        self.buffer = Holding(builder=Builder())
         self._recent.clear()
+
+    def refresh(self) -> None:
+        """Show all operations: seal the buffer, apply the deletes, publish a view."""
+        self.seal()
+        for holding in self.holdings:
+            holding.apply_deletes()
+            holding.visible = True
+        self.holdings = [h for h in self.holdings if h.entry is not None or h.busy or h.live_docs]
+        self._merge_in_memory()
+        self.dirty = False
+        self.publish()
 
     def _merge_in_memory(self) -> None:
         """Merge like-sized neighbours in memory, so that frequent refreshes do not leave many."""
         while True:
-            memory = [i for i, holding in enumerate(self.holdings) if holding.entry is None]
-            chosen = merging.select([_candidate(i, self.holdings[i]) for i in memory], floor=64 << 10)
+            memory = [i for i, holding in enumerate(self.holdings) if holding.entry is None and not holding.busy]
+            chosen = merging.select([candidate(i, self.holdings[i]) for i in memory], floor=MEMORY_FLOOR)
             if not chosen:
                 return
-            self._replace(chosen, self._merged([self.holdings[i] for i in chosen]))
-
-    def _merged(self, group: Sequence[Holding]) -> Holding | None:
-        for holding in group:
-            holding.apply_deletes()
-        sources = [holding.source() for holding in group]
-        if not any(source.live_docs for source in sources):
-            return None
-        return Holding(segment=merging.merge(sources).segment)
-
-    def _replace(self, positions: Sequence[int], new: Holding | None) -> None:
-        """Put ``new`` where the first of the merged stood; positions are adjacent."""
-        self.holdings[positions[0] : positions[-1] + 1] = [new] if new is not None else []
-
-    def make_room(self) -> None:
-        """Bound memory before an operation: seal a full buffer, flush when segments in memory are as large again.
-
-        Nothing becomes searchable by this: views are made by refresh alone.
-        """
-        builder = self._buffer.builder
-        assert builder is not None
-        if builder.memory < self.settings.index_buffer_size:
-            return
-        self._seal()
-        in_memory = sum(holding.bytes for holding in self.holdings if holding.entry is None)
-        if in_memory >= self.settings.index_buffer_size:
-            self.flush()
-
-    # Flush and merge
-
-    def flush(self) -> None:
-        """Write what is in memory as one blob, then commit a manifest with everything up to now."""
-        self.check()
-        self.refresh()
-        if not self._uncommitted:
-            return
-        memory = [i for i, holding in enumerate(self.holdings) if holding.entry is None]
-        if memory:
-            group = [self.holdings[i] for i in memory]
-            whole = group[0] if len(group) == 1 and group[0].live is None else self._merged(group)
-            self._replace(memory, self._written(whole) if whole is not None else None)
-        self._commit()
-        self._merge_on_disk()
-
-    def merge(self, max_segments: int) -> None:
-        """Flush, then merge neighbours until there are at most ``max_segments``, none with deleted documents."""
-        self.flush()
-        changed = False
-        while len(self.holdings) > max_segments:
-            sizes = [holding.bytes for holding in self.holdings]
-            width = len(sizes) - max_segments + 1
-            start = min(range(max_segments), key=lambda at: sum(sizes[at : at + width]))
-            self._rewrite(range(start, start + width))
-            changed = True
-        for i, holding in enumerate(self.holdings):
-            if holding.live is not None:
-                self._rewrite([i])
-                changed = True
-        if changed:
-            self._commit()
-
-    def _merge_on_disk(self) -> None:
-        while chosen := merging.select([_candidate(i, holding) for i, holding in enumerate(self.holdings)]):
-            self._rewrite(chosen)
-            self._commit()
-
-    def _rewrite(self, positions: Sequence[int]) -> None:
-        merged = self._merged([self.holdings[i] for i in positions])
-        self._replace(positions, self._written(merged) if merged is not None else None)
-        self._uncommitted = True
-
-    def _written(self, holding: Holding) -> Holding:
-        """The same segment, in a blob."""
-        assert holding.segment is not None
-        entry = store.write_segment(self.tier, self._name("seg"), holding.segment, self.settings.codec)
-        return Holding(segment=store.open_segment(self.tier, entry), entry=entry)
-
-    def _name(self, kind: str) -> str:
-        self._next_blob += 1
-        return f"{kind}-{self._next_blob - 1:012d}"
-
-    def _commit(self) -> None:
-        """Make the holdings durable: blobs, their names, the manifest; then what nobody needs goes."""
-        try:
-            for holding in self.holdings:
-                if holding.live_changed and holding.live is not None and holding.entry is not None:
-                    assert holding.segment is not None
-                    mask = store.write_live(self.tier, self._name("live"), holding.live, holding.segment.docs)
-                    holding.entry = msgspec.structs.replace(holding.entry, live=mask, live_docs=holding.live_docs)
-            self.tier.sync()
-            self._write_lock.assert_intact()
-            manifest = msgspec.structs.replace(
-                self.manifest, generation=self.manifest.generation + 1, mapping=self.mapping.to_dict(),
-                mapping_version=self.manifest.mapping_version + (self.mapping.to_dict() != self.manifest.mapping),
-                settings=self.settings.to_dict(), max_seq_no=self.next_seq_no - 1, next_blob=self._next_blob,
-                committed_ms=time.time_ns() // 1_000_000,
-                segments=tuple(h.entry for h in self.holdings if h.entry is not None and h.live_docs))
-            manifests.commit(self.files, self.directory, manifest)
-        except StorageError as error:
-            self._failed = error
-            raise
-        self.manifest = manifest
-        self.holdings = [holding for holding in self.holdings if holding.live_docs]
-        for holding in self.holdings:
-            holding.live_changed = False
-        self._tombstones.clear()
-        self._uncommitted = False
-        manifests.collect_garbage(self.files, self.directory, [self.tier], manifest)
+            group = [self.holdings[i] for i in chosen]
+            sources = [holding.source(holding.live) for holding in group]
+            heirs = [Holding(segment=merging.merge(sources).segment, visible=True)] \
+                if any(source.live_docs for source in sources) else []
+            self.holdings[chosen[0] : chosen[-1] + 1] = heirs
 
 
-def _candidate(position: int, holding: Holding) -> merging.Candidate:
+def candidate(position: int, holding: Holding) -> merging.Candidate:
+    """A holding as the merge policy sees it."""
     assert holding.segment is not None
     share = holding.live_docs / max(holding.segment.docs, 1)
     return merging.Candidate(position, int(holding.bytes * share), 1 - share)

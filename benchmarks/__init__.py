@@ -1,0 +1,1 @@
+"""Measuring: ``compare`` against other engines, ``engine`` and ``kernels`` against yesterday."""

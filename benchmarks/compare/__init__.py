@@ -1,0 +1,8 @@
+"""Quidditch and its rivals on the same documents and queries: first the same answers, then the times.
+
+``python -m benchmarks.compare --corpus perf.jsonl --queries perf.queries.jsonl --engines quidditch,tantivy``
+
+``workload`` says what is asked, ``engine`` what an engine must be able to do, ``engines/`` has a file for each,
+``worker`` runs one engine in a process of its own, ``measure`` lets the workers take turns, ``report`` writes
+the tables.
+"""

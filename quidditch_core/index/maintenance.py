@@ -1,0 +1,174 @@
+"""Flush and merge: the long jobs of a writer, one at a time, beside operations and searches.
+
+A job takes the writer's lock twice: to begin, when it notes which segments and live masks it works on, and to
+end, when it puts its result in their place, deletes in it what was deleted meanwhile, and commits a manifest.
+In between operations go on. A manifest says exactly one thing: the state after operation N. A flush moves N to
+the operation at which it began; a merge works on committed masks and leaves N where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from ..errors import StorageError
+from . import manifest as manifests
+from . import merge as merging
+from . import store
+from .holding import Bitmap, Holding
+from .writer import Writer, candidate
+
+
+class Maintenance:
+    """Runs the jobs of one writer. Methods take the locks they need; call them without the writer's lock."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._jobs = threading.RLock()
+
+    def flush(self) -> None:
+        """Refresh, write what is in memory as one blob, and commit everything up to now."""
+        writer = self._writer
+        with self._jobs:
+            with writer.lock:
+                writer.check()
+                writer.refresh()
+                if not writer.uncommitted:
+                    return
+                through = writer.next_seq_no - 1
+                mapping, settings = writer.mapping.to_dict(), writer.settings.to_dict()
+                memory = [holding for holding in writer.holdings if holding.entry is None]
+                masks = {holding: holding.live for holding in writer.holdings}
+                for holding in memory:
+                    holding.busy = True
+                writer.uncommitted = False
+            try:
+                heir, merged = self._rewritten(memory, masks)
+                changed = [h for h, mask in masks.items() if h.entry is not None and mask is not h.committed]
+                entries = {holding: self._masked(holding, masks[holding]) for holding in changed}
+                with writer.lock:
+                    self._replace(memory, heir, merged, masks)
+                    for holding, entry in entries.items():
+                        holding.entry, holding.committed = entry, masks[holding]
+                    writer.holdings = [h for h in writer.holdings if h.entry is None or h.entry.live_docs]
+                    self._commit(through, mapping, settings)
+                    writer.tombstones = {id: v for id, v in writer.tombstones.items() if v.seq_no > through}
+                    writer.publish()
+            except BaseException:
+                with writer.lock:
+                    writer.uncommitted = True
+                raise
+            finally:
+                for holding in memory:
+                    holding.busy = False
+
+    def merge(self, max_segments: int) -> None:
+        """Flush, then merge neighbours until at most ``max_segments`` remain, without deleted documents."""
+        with self._jobs:
+            self.flush()
+            while True:
+                disk = self._on_disk()
+                if len(disk) > max_segments:
+                    width = len(disk) - max_segments + 1
+                    start = min(range(max_segments), key=lambda at: sum(h.bytes for h in disk[at : at + width]))
+                    self._merge(disk[start : start + width])
+                elif full := [holding for holding in disk if holding.committed is not None]:
+                    self._merge(full[:1])
+                else:
+                    return
+
+    def merge_once(self) -> bool:
+        """Do the merge that the policy asks for most; False if it asks for none."""
+        with self._jobs:
+            disk = self._on_disk()
+            chosen = merging.select([candidate(i, holding) for i, holding in enumerate(disk)])
+            chosen = [i for i in chosen if len(chosen) > 1 or disk[i].committed is not None]
+            if not chosen:
+                return False
+            self._merge([disk[i] for i in chosen])
+            return True
+
+    def _on_disk(self) -> list[Holding]:
+        with self._writer.lock:
+            self._writer.check()
+            return [holding for holding in self._writer.holdings if holding.entry is not None]
+
+    def _merge(self, group: Sequence[Holding]) -> None:
+        """Rewrite segments on disk as one, without what was deleted when the manifest was committed."""
+        writer = self._writer
+        masks = {holding: holding.committed for holding in group}
+        heir, merged = self._rewritten(group, masks)
+        with writer.lock:
+            self._replace(group, heir, merged, masks)
+            self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
+            writer.publish()
+
+    def _rewritten(
+        self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None],
+    ) -> tuple[Holding | None, merging.Merged | None]:
+        """The group as one new segment on disk, under its masks. The writer's lock is not held."""
+        if not group:
+            return None, None
+        writer = self._writer
+        sources = [holding.source(masks[holding]) for holding in group]
+        if not any(source.live_docs for source in sources):
+            return None, None
+        merged = merging.merge(sources)
+        with writer.lock:
+            name = self._name("seg")
+        entry = store.write_segment(writer.tier, name, merged.segment, writer.settings.codec)
+        return Holding(segment=store.open_segment(writer.tier, entry), entry=entry, visible=True), merged
+
+    def _replace(
+        self, group: Sequence[Holding], heir: Holding | None, merged: merging.Merged | None,
+        masks: dict[Holding, Bitmap | None],
+    ) -> None:
+        """Put ``heir`` where the group stood; neighbours stay neighbours, so positions stay in order."""
+        if not group:
+            return
+        holdings = self._writer.holdings
+        at = holdings.index(group[0])
+        if heir is not None and merged is not None:
+            for holding, numbers in zip(group, merged.maps, strict=True):
+                holding.hand_over(heir, masks[holding], numbers)
+        holdings[at : at + len(group)] = [heir] if heir is not None else []
+
+    def _masked(self, holding: Holding, mask: Bitmap | None) -> manifests.SegmentEntry:
+        """The holding's manifest entry with a new live mask, written now."""
+        assert holding.entry is not None
+        assert holding.segment is not None
+        assert mask is not None
+        live_docs = merging.Source(holding.segment, mask).live_docs
+        if live_docs == 0:
+            return msgspec.structs.replace(holding.entry, live=None, live_docs=0)
+        with self._writer.lock:
+            name = self._name("live")
+        written = store.write_live(self._writer.tier, name, mask, holding.segment.docs)
+        return msgspec.structs.replace(holding.entry, live=written, live_docs=live_docs)
+
+    def _name(self, kind: str) -> str:
+        writer = self._writer
+        writer.next_blob += 1
+        return f"{kind}-{writer.next_blob - 1:012d}"
+
+    def _commit(self, through: int, mapping: dict[str, object], settings: dict[str, object]) -> None:
+        """Names durable, manifest durable; then what nobody needs goes. The writer's lock is held."""
+        writer = self._writer
+        old = writer.manifest
+        try:
+            writer.tier.sync()
+            writer.write_lock.assert_intact()
+            manifest = msgspec.structs.replace(
+                old, generation=old.generation + 1, mapping=mapping,
+                mapping_version=old.mapping_version + (mapping != old.mapping), settings=settings,
+                max_seq_no=through, next_blob=writer.next_blob, committed_ms=time.time_ns() // 1_000_000,
+                segments=tuple(holding.entry for holding in writer.holdings if holding.entry is not None))
+            manifests.commit(writer.files, writer.directory, manifest)
+        except StorageError as error:
+            writer.failure = error
+            raise
+        writer.manifest = manifest
+        manifests.collect_garbage(writer.files, writer.directory, [writer.tier], manifest)
