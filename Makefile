@@ -26,8 +26,8 @@ lint: .venv/ready-to-test
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m mypy --strict quidditch_core
 
-bench: .venv/ready-to-test
-	@echo "no benchmarks yet: they will live in benchmarks/ and their figures in docs/performance.md"
+bench: .venv/ready-to-measure
+	@$(BIN)/python -m pytest benchmarks -q -o python_files='bench_*.py' -o python_functions='bench_*' $(ARGS)
 
 clean:
 	rm -rf .venv .demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -53,3 +53,8 @@ clean:
 	@echo "setting up .venv with the test tools (once)"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ .venv/ready-to-use
+
+.venv/ready-to-measure: .venv/ready-to-test
+	@echo "setting up .venv with the measuring tools (once)"
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@

@@ -501,10 +501,10 @@ def match_as_bool(spec: Body, corpus: Corpus) -> Body:
     minimum = options.get("minimum_should_match")
     if not words:
         return {"match_none": {}}
+    if len(words) == 1:  # no bool, so nothing that a minimum could be of
+        return {"term": {name: {"value": words[0], "boost": own}}}
     if not required and minimum is not None and int(minimum) > len(words):
         return {"match_none": {}}
-    if len(words) == 1:
-        return {"term": {name: {"value": words[0], "boost": own}}}
     clauses = [{"term": {name: {"value": word}}} for word in words]
     if required:
         return {"bool": {"must": clauses, "boost": own}}

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -194,6 +195,18 @@ def test_live_masks_of_every_kind_of_container(tmp_path: Path) -> None:
     entry = newest(tmp_path / "index")["segments"][0]["live"]
     docs, deleted = read_live((tmp_path / "index" / "segments" / entry["name"]).read_bytes())
     assert (docs, deleted) == (131_100, gone)
+
+
+@pytest.mark.parametrize(("name", "at"), [("seg-000000000000", -32), ("live-000000000002", 6)])
+def test_a_newer_format_is_refused_by_name(flushed: Path, tmp_path: Path, name: str, at: int) -> None:
+    path = tmp_path / "index"
+    shutil.copytree(flushed, path)
+    data = bytearray((path / "segments" / name).read_bytes())
+    assert data[at] == 0
+    data[at] = 1
+    (path / "segments" / name).write_bytes(data)
+    with pytest.raises(qc.errors.FormatError, match=r"format 1.*upgrade"):
+        qc.open(path, read_only=True)
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:

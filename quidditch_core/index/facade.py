@@ -31,7 +31,7 @@ from ..errors import (
     SettingsError,
     UnsupportedError,
 )
-from ..files import OS_FILES, ensure_directory
+from ..files import OS_FILES, Files, ensure_directory
 from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
@@ -70,16 +70,21 @@ def create(
     chosen = settings if isinstance(settings, Settings) else Settings.from_dict(
         _dict(settings, SettingsError, "settings"))
     _check_tiers(tiers)
-    if manifests.generations(OS_FILES, directory):
+    return _create(OS_FILES, directory, made, chosen)
+
+
+def _create(files: Files, directory: str, mapping: Mapping, settings: Settings) -> Index:
+    """`create` on any `Files`."""
+    if manifests.generations(files, directory):
         raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
-    ensure_directory(OS_FILES, directory)
-    lock = WriterLock.acquire(directory)
+    ensure_directory(files, directory)
+    lock = WriterLock.acquire(directory, files=files)
     try:
-        if manifests.generations(OS_FILES, directory):
+        if manifests.generations(files, directory):
             raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
-        manifest = new_manifest(made, chosen)
-        manifests.commit(OS_FILES, directory, manifest)
-        return Index(directory, writer=Writer(OS_FILES, directory, lock, manifest))
+        manifest = new_manifest(mapping, settings)
+        manifests.commit(files, directory, manifest)
+        return Index(files, directory, writer=Writer(files, directory, lock, manifest))
     except BaseException:
         lock.release()
         raise
@@ -96,13 +101,18 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout:
     if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not lock_timeout >= 0:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
                             expected="seconds, 0 or more")
+    return _open(OS_FILES, directory, read_only, lock_timeout)
+
+
+def _open(files: Files, directory: str, read_only: bool = False, lock_timeout: float = 0) -> Index:
+    """`open` on any `Files`."""
     if read_only:
-        return Index(directory, hold=manifests.hold(OS_FILES, directory))
-    if not manifests.generations(OS_FILES, directory):
+        return Index(files, directory, hold=manifests.hold(files, directory))
+    if not manifests.generations(files, directory):
         raise IndexNotFoundError("no index here", path=directory, fix="check the path, or create the index")
-    lock = WriterLock.acquire(directory, lock_timeout)
+    lock = WriterLock.acquire(directory, lock_timeout, files=files)
     try:
-        return Index(directory, writer=Writer(OS_FILES, directory, lock, manifests.load_newest(OS_FILES, directory)))
+        return Index(files, directory, writer=Writer(files, directory, lock, manifests.load_newest(files, directory)))
     except BaseException:
         lock.release()
         raise
@@ -115,7 +125,10 @@ class Index:
     ``index.refresh_interval``), and on disk after ``flush`` or ``close``.
     """
 
-    def __init__(self, directory: str, *, writer: Writer | None = None, hold: Hold | None = None) -> None:
+    def __init__(
+        self, files: Files, directory: str, *, writer: Writer | None = None, hold: Hold | None = None,
+    ) -> None:
+        self._files = files
         self._directory = directory
         self._process = os.getpid()
         self._writer = writer
@@ -386,7 +399,7 @@ class Index:
         return {
             "docs": {"count": sum(info.docs for info in infos), "deleted": sum(info.deleted for info in infos)},
             "segments": {"count": len(infos), "bytes": sum(info.bytes for info in infos),
-                         "in_memory": sum(info.name.startswith(("ram-", "merged-")) for info in infos)},
+                         "in_memory": sum(info.in_memory for info in infos)},
             "buffer": {"docs": writer.buffered_docs if writer is not None else 0},
             "fields": len(self.mapping.fields),
             "generation": writer.manifest.generation if writer is not None else self._generation(),
@@ -462,7 +475,7 @@ class Index:
 
     def _view_of(self, hold: Hold) -> View:
         manifest = hold.manifest
-        tier = LocalTier(OS_FILES, os.path.join(self._directory, SEGMENTS_DIRECTORY))
+        tier = LocalTier(self._files, os.path.join(self._directory, SEGMENTS_DIRECTORY))
         opened = {entry.name: self._opened.get(entry.name) or store.open_segment(tier, entry)
                   for entry in manifest.segments}
         leaves = [Leaf(opened[entry.name], store.read_live(tier, entry), entry.tier, entry.size)
@@ -473,10 +486,10 @@ class Index:
 
     def _follow(self) -> None:
         assert self._hold is not None
-        newest = manifests.generations(OS_FILES, self._directory)
+        newest = manifests.generations(self._files, self._directory)
         if newest and newest[-1] == self._hold.manifest.generation:
             return
-        hold = manifests.hold(OS_FILES, self._directory)
+        hold = manifests.hold(self._files, self._directory)
         try:
             view = self._view_of(hold)
         except BaseException:

@@ -7,6 +7,7 @@ Three stages have three words: a *query* is what was asked; a *plan* is bound to
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,7 @@ def plan(query: q.Query, view: View) -> Plan:
 class _Planner:
     def __init__(self, view: View) -> None:
         self._view = view
+        self._words_planned = 0
         self._makers: dict[type[q.Query], Callable[[Any, np.float32], Plan]] = {
             q.MatchAll: lambda query, boost: AllPlan(boost),
             q.MatchNone: lambda query, boost: NothingPlan(),
@@ -284,7 +286,13 @@ class _Planner:
     def _words(self, field: FieldType, text: str) -> list[tuple[bytes, int]]:
         if not field.is_text:
             return [(str(self._native(field, text)).encode(), 0)]
-        return [(term.encode(), position) for term, position in _terms_of(field, text)]
+        words = [(term.encode(), position) for term, position in _terms_of(field, text)]
+        self._words_planned += len(words)
+        if self._words_planned > q.MAX_CLAUSES:  # Lucene: IndexSearcher.TooManyClauses counts each word
+            raise QueryError("the texts of the query have too many words", path=field.name,
+                             found=self._words_planned, expected=f"at most {q.MAX_CLAUSES} in all",
+                             fix="search for the words that matter")
+        return words
 
     def _match(self, query: q.Match, boost: np.float32) -> Plan:
         field = self._field(query.field)
@@ -295,14 +303,14 @@ class _Planner:
         words = [word for word, _ in self._words(field, query.text)]
         required = query.operator == "and"
         minimum = _minimum(query.minimum_should_match, len(words), default=1)
+        if len(words) == 1:  # OpenSearch: a minimum is of clauses, and one term is none
+            return self._scored_term(field.name, words[0], boost)
         if not words or (not required and minimum > len(words)):
             return NothingPlan()
-        if len(words) == 1:
-            return self._scored_term(field.name, words[0], boost)
         minimum = max(1, minimum)
         merged: list[tuple[bytes, np.float32]] = [(word, ONE) for word in words]
         if required or minimum <= 1:
-            merged = [(word, np.float32(words.count(word))) for word in dict.fromkeys(words)]
+            merged = [(word, np.float32(times)) for word, times in Counter(words).items()]
         clauses = tuple(self._scored_term(field.name, word, boost * times) for word, times in merged)
         return BoolPlan(must=clauses) if required else BoolPlan(should=clauses, minimum=minimum)
 
@@ -344,10 +352,12 @@ class _Planner:
         plans: list[Plan] = []
         terms: dict[tuple[str, bytes], list[TermPlan]] = {}
         for clause in clauses:
+            words_before = self._words_planned
             alone = self.plan(clause, ONE) if merge and isinstance(clause, _MAY_BE_TERM) else None
             if isinstance(alone, TermPlan):
                 terms.setdefault((alone.field, alone.term), []).append(alone)
             else:
+                self._words_planned = words_before
                 plans.append(self.plan(clause, boost))
         for same in terms.values():
             first = same[0]

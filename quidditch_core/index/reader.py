@@ -25,13 +25,15 @@ from .view import View
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """One segment of an index: ``docs`` that live, ``deleted`` ones, ``bytes``, and its ``tier``."""
+    """One segment of an index: ``docs`` that live, ``deleted`` ones, ``bytes``, its ``tier``, and whether it is
+    still ``in_memory``."""
 
     name: str
     docs: int
     deleted: int
     bytes: int
     tier: str
+    in_memory: bool
 
 
 class Reader:
@@ -122,7 +124,8 @@ class Reader:
 
     def segments(self) -> list[SegmentInfo]:
         """The segments in the order that breaks ties."""
-        return [SegmentInfo(leaf.segment.key, leaf.live_docs, leaf.segment.docs - leaf.live_docs, leaf.bytes, leaf.tier)
+        return [SegmentInfo(leaf.segment.key, leaf.live_docs, leaf.segment.docs - leaf.live_docs, leaf.bytes, leaf.tier,
+                            leaf.in_memory)
                 for leaf in self.view.leaves]
 
     def layout(self) -> list[list[tuple[str, int, bool]]]:

@@ -25,6 +25,7 @@ class Leaf:
     live: NDArray[np.uint64] | None = None
     tier: str = "hot"
     bytes: int = 0
+    in_memory: bool = False  # refreshed, and not flushed yet
 
     @cached_property
     def live_docs(self) -> int:

@@ -82,7 +82,8 @@ class Writer:
         self.published = Reader(self._view())
 
     def _view(self) -> View:
-        leaves = [Leaf(holding.segment, holding.live, holding.entry.tier if holding.entry else HOT, holding.bytes)
+        leaves = [Leaf(holding.segment, holding.live, holding.entry.tier if holding.entry else HOT, holding.bytes,
+                       holding.entry is None)
                   for holding in self.holdings if holding.segment is not None and holding.visible]
         return View(leaves, self.mapping, self.settings, os.path.basename(self.directory))
 

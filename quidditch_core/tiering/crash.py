@@ -387,7 +387,7 @@ class CrashFiles:
     def exists(self, path: str) -> bool:
         with self._mutex:
             self._enter("exists", path)
-            return self._find(path) is not None
+            return not isinstance(self._find(path), int)
 
     def mkdir(self, path: str) -> None:
         with self._mutex:
@@ -425,11 +425,14 @@ class CrashFiles:
             raise Crashed(f"the machine crashes before step {self._crash_at}: {operation} {path}")
         self.steps.append(Step(operation, path))
 
-    def _find(self, path: str) -> Node | None:
+    def _find(self, path: str) -> Node | int:
+        """What is at a path, or the number of the error."""
         node: Node = self._root
         for name in filter(None, os.path.abspath(path).split("/")):
-            if not isinstance(node, DirectoryNode) or name not in node.now:
-                return None
+            if not isinstance(node, DirectoryNode):
+                return errno.ENOTDIR
+            if name not in node.now:
+                return errno.ENOENT
             node = node.now[name]
         return node
 
@@ -437,7 +440,7 @@ class CrashFiles:
         """The directory ``at``, or else ``path``; errors name ``path``."""
         node = self._find(path if at is None else at)
         if not isinstance(node, DirectoryNode):
-            raise refusal(operation, path, errno.ENOENT if node is None else errno.ENOTDIR)
+            raise refusal(operation, path, node if isinstance(node, int) else errno.ENOTDIR)
         return node
 
     def _parent(self, operation: str, path: str) -> tuple[DirectoryNode, str]:

@@ -31,7 +31,7 @@ import numpy as np
 from quidditch_core.errors import CorruptIndexError, IndexClosedError, InvalidNameError, RequestError, StorageError
 from quidditch_core.files import PAGE_SIZE, Blob, Bytes, storage_error
 from quidditch_core.tiering import BlobInfo, Tier
-from quidditch_core.tiering.crash import DAMAGES, CrashFiles, Crashed, Damage
+from quidditch_core.tiering.crash import DAMAGES, Crashed, CrashFiles, Damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -353,16 +353,17 @@ class TierContract:
         assert bytes(blob.view[:COVERED]) == _bytes()[:COVERED]
 
     def test_memory_outlives_the_blob(self, tmp_path: Path) -> None:
-        blob = self.written(tmp_path)
-        blob.need([(0, COVERED)])
-        array = np.frombuffer(blob.view, np.uint8)[:COVERED]
-        blob.close()
-        blob.close()
-        for call in (lambda: blob.pread(0, 1), lambda: blob.need([(0, 1)])):
-            with _raises(IndexClosedError):
-                call()
-        del blob, call
-        assert array.tobytes() == _bytes()[:COVERED]
+        def memory() -> NDArray[np.uint8]:
+            blob = self.written(tmp_path)
+            blob.need([(0, COVERED)])
+            blob.close()
+            blob.close()
+            for call in (lambda: blob.pread(0, 1), lambda: blob.need([(0, 1)])):
+                with _raises(IndexClosedError):
+                    call()
+            return np.frombuffer(blob.view, np.uint8)
+
+        assert memory()[:COVERED].tobytes() == _bytes()[:COVERED]
 
     def written(self, place: Path) -> Blob:
         """A blob of several pages, open, its checksums set."""

@@ -6,7 +6,7 @@ Blocks of one width are unpacked together: a value may straddle two words of its
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
 import numpy as np
@@ -78,6 +78,22 @@ def cut(field: Field, base: int, size: int, start: int, length: int) -> Bytes:
     """``length`` bytes from ``start`` of the section whose address and size are in two slots of ``field``."""
     require(start >= 0, length >= 0, start + length <= field[size], field[base] or length == 0)
     return view(field[base] + start, length, np.uint8)
+
+
+def look_up(wanted: Ints, docs: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where each of ``wanted`` stands in ``docs`` (ascending), and whether it does."""
+    at = np.searchsorted(docs, wanted)
+    there = at < docs.size
+    there[there] = docs[at[there]] == wanted[there]
+    return at, there
+
+
+def common(lists: Iterable[Ints]) -> Ints:
+    """The documents that are in all of the lists, the shortest of which decides the effort."""
+    docs, *others = sorted(lists, key=len)
+    for other in others:
+        docs = docs[look_up(docs, other)[1]]
+    return docs
 
 
 def read_postings(field: Field, term: TermInfo) -> tuple[Ints, Ints]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ from ..boolean import (
     Q_SLOTS,
     TOP,
 )
-from .blocks import Ints, corrupt_if_damaged, read_field, read_postings, read_row
+from .blocks import Ints, common, corrupt_if_damaged, look_up, read_field, read_postings, read_row
 
 F32 = np.float32
 
@@ -54,10 +53,12 @@ def boolean(query: int, scratch: int, out: int) -> int:
     required, optional = clauses[: slots[Q_REQUIRED]], clauses[slots[Q_REQUIRED] :]
 
     if required:
-        docs = reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), (c.docs for c in required))
+        docs = common(clause.docs for clause in required)
     else:
-        docs = np.unique(np.concatenate([np.zeros(0, np.int64), *(clause.docs for clause in optional)]))
-    docs = docs[docs < slots[Q_DOCS]]
+        seen = np.zeros(slots[Q_DOCS], np.bool_)
+        for clause in optional:
+            seen[clause.docs] = True
+        docs = np.flatnonzero(seen)
     if slots[Q_ACCEPT]:
         words = view(slots[Q_ACCEPT], slots[Q_DOCS] // 64 + 1, np.uint64)
         docs = docs[words[docs // 64] >> (docs % 64).astype(np.uint64) & np.uint64(1) == 1]
@@ -87,9 +88,9 @@ def add_up(docs: Ints, clauses: list[Clause]) -> tuple[NDArray[np.float64], Ints
     sums = np.zeros(docs.size, np.float64)
     matched = np.zeros(docs.size, np.int64)
     for clause in clauses:
-        _, cells, places = np.intersect1d(docs, clause.docs, assume_unique=True, return_indices=True)
-        sums[cells] += clause.scores[places]
-        matched[cells] += 1
+        at, there = look_up(docs, clause.docs)
+        sums[there] += clause.scores[at[there]]
+        matched += there
     return sums, matched
 
 

@@ -6,7 +6,6 @@ The sloppy walk follows Lucene's SloppyPhraseMatcher with a queue, one document 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,17 @@ from numpy.typing import NDArray
 from quidditch_core.segment import view
 
 from ..phrase import P_FIELD, P_LIMIT, P_SLOP, P_SLOTS, P_TERMS, R_GROUP, R_OFFSET, R_SLOTS, R_TERM
-from .blocks import Field, Ints, corrupt_if_damaged, read_field, read_positions, read_postings, read_row
+from .blocks import (
+    Field,
+    Ints,
+    common,
+    corrupt_if_damaged,
+    look_up,
+    read_field,
+    read_positions,
+    read_postings,
+    read_row,
+)
 
 APART = 1 << 34
 """Between the positions of one document and of the next, where all stand in one array."""
@@ -39,7 +48,7 @@ class Word:
 
     def only(self, docs: Ints) -> Word:
         """The same for a subset of the documents."""
-        kept = np.isin(self.docs, docs, assume_unique=True)
+        _, kept = look_up(self.docs, docs)
         positions = self.positions[np.repeat(kept, self.freqs)]
         return Word(self.offset, self.group, self.docs[kept], self.freqs[kept], positions)
 
@@ -50,7 +59,7 @@ def phrase(query: int, scratch: int, out_docs: int, out_freqs: int, found: int) 
     slots = view(query, P_SLOTS, np.int64).tolist()
     field = read_field(slots[P_FIELD])
     words = [Word.read(field, query + 8 * (P_SLOTS + R_SLOTS * i)) for i in range(slots[P_TERMS])]
-    docs = reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), (word.docs for word in words))
+    docs = common(word.docs for word in words)
     words = [word.only(docs) for word in words]
     slop = slots[P_SLOP]
     freqs = sloppy_frequencies(words, docs, slop) if slop else exact_frequencies(words, docs)
