@@ -122,7 +122,7 @@ class Time(Kind):
         self.expected = f'a time{least} with its unit, like "500ms", "1s" or "5m" ({unitless})'
 
     def read(self, value: Any) -> Any:
-        if self.off and (value == "-1" or (_is_int(value) and value == -1)):
+        if self.off and isinstance(value, str | int) and value in ("-1", -1):
             return -1.0
         if _is_int(value) and value == 0:
             return 0.0

@@ -43,6 +43,8 @@ Converter = Callable[[Any], Native | None]
 
 
 _ARRAY: Final = (list, tuple)
+_MAX_GAPS: Final = 2_000_000_000
+"""Positions that the gaps between a field's values may take; with the words of a document less than 2^31."""
 
 
 class NewField(Exception):
@@ -113,6 +115,7 @@ def _object_parser(node: ObjectField, inherited: Dynamic) -> Parser:
 
 def _leaf_parser(field: FieldType) -> Parser:
     name, convert = field.name, converter(field)
+    most = 1 + _MAX_GAPS // max(1, field.position_increment_gap)
     others = tuple(_leaf_parser(other) for other in field.fields)
 
     def parse(value: Any, values: Values) -> None:
@@ -128,6 +131,9 @@ def _leaf_parser(field: FieldType) -> Parser:
             ) from None
         if native is not None:
             if name in values:
+                if len(values[name]) >= most:
+                    raise DocumentError("too many values for the field's position_increment_gap", path=name,
+                                        expected=f"at most {most}", fix="give the field a smaller gap")
                 values[name].append(native)
             else:
                 values[name] = [native]
@@ -171,7 +177,7 @@ def converter(field: FieldType) -> Converter:
 
 def _converters(field: FieldType, absent: Native | None) -> Converter:
     if field.type == "text":
-        return _text
+        return _keyword(None, None) if field.analyzer == "keyword" else _text  # there a value is one term, too
     if field.type == "keyword":
         return _keyword(field.ignore_above, absent)
     if field.type == "boolean":

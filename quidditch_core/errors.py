@@ -148,7 +148,12 @@ class FormatError(QuidditchError):
 
 
 class StorageError(QuidditchError, OSError):
-    """The operating system refused a read or a write; ``__cause__`` is its OSError."""
+    """The operating system refused a read or a write; ``__cause__`` is its OSError.
+
+    ``action`` is what was asked of it: ``read``, ``write``, ``sync`` and so on.
+    """
+
+    action = ""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...] | set[str] | frozenset[str]) -> str:

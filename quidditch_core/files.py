@@ -179,7 +179,7 @@ def storage_error(action: str, path: str, cause: OSError) -> StorageError:
         f"cannot {action}: {cause.strerror or cause} ({name})", path=path,
         fix=_REMEDIES.get(number, "see the system's log for the cause"),
     )
-    error.errno = number
+    error.errno, error.action = number, action
     return error
 
 

@@ -185,8 +185,10 @@ def _numba_version() -> str:
 
 def _cache_dir() -> Path | None:
     """A directory of ours that nobody else can write to, or None."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(base) / "quidditch" / "kernels"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
+    if not base.is_absolute():
+        return None
+    path = base / "quidditch" / "kernels"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = path.stat()

@@ -173,8 +173,8 @@ def _at(path: str, key: str) -> str:
 def _boolean(value: Any, path: str) -> bool:
     if value is True or value is False:
         return value
-    if value == "true" or value == "false":
-        return bool(value == "true")
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
     raise MappingError("this is not a boolean", path=path, found=value, expected="true or false")
 
 
@@ -231,6 +231,7 @@ _PARAMETERS: Final[dict[str, dict[str, Check]]] = {
 _MUTABLE: Final = frozenset({"ignore_above", "search_analyzer", "null_value", "coerce"})
 
 # What a parameter may say because it is so anyway; any other value belongs to a later version.
+_JSON: Final = (type(None), bool, int, float, str, list, dict)  # nothing whose comparison may raise
 _OFF: Final = (False, "false")
 _FIXED: Final[dict[str, tuple[Any, ...]]] = {
     "boost": (1,), "copy_to": ([],), "ignore_malformed": _OFF, "meta": ({},), "store": _OFF,
@@ -283,7 +284,7 @@ def _unsupported(what: str, path: str, supported: Any) -> UnsupportedError:
 
 def _check_fixed(spec: Dict[str, Any], fixed: Dict[str, tuple[Any, ...]], path: str) -> None:
     for key, allowed in fixed.items():
-        if key in spec and spec[key] not in allowed:
+        if key in spec and not (isinstance(spec[key], _JSON) and spec[key] in allowed):
             raise UnsupportedError(
                 f"{key!r} other than its default is not supported by this version", path=join(path, key),
                 found=spec[key], fix="leave it out",
@@ -335,7 +336,7 @@ def _node(spec: Dict[str, Any], name: str, path: str, depth: int) -> Node:
     kind = spec.get("type")
     if kind is None and any(key in spec for key in _OBJECT_KEYS):
         kind = "object"
-    if kind == "object":
+    if isinstance(kind, str) and kind == "object":
         return _object(spec, name, path, depth + 1)
     return _leaf(kind, spec, name, path, multi=False)
 
@@ -387,7 +388,7 @@ def _multi_fields(spec: Any, parent: str, path: str, multi: bool) -> tuple[Field
 
 
 def _dynamic(value: Any, path: str) -> Dynamic | None:
-    match value:
+    match value if isinstance(value, str | bool | None) else ...:
         case None:
             return None
         case True | "true":

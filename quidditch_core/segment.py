@@ -240,11 +240,13 @@ class FieldDescriptor:
         at(F_LAST_DOCS, "blocks.last", F_BLOCKS, 4, whole=True)
         at(F_OFFSETS, "blocks.offset", whole=True)
         at(F_WIDTHS, "blocks.width", whole=True)
-        at(F_BOUNDS, "blocks.bound", whole=True)
-        at(F_POSITIONS, "positions", F_POSITIONS_SIZE)
-        at(F_POSITION_BASES, "blocks.position", whole=True)
-        at(F_POSITION_SUBS, "blocks.subposition", whole=True)
-        at(F_NORMS, "norms", whole=True)
+        if field.norms:
+            at(F_BOUNDS, "blocks.bound", whole=True)
+            at(F_NORMS, "norms", whole=True)
+        if field.positions:
+            at(F_POSITIONS, "positions", F_POSITIONS_SIZE)
+            at(F_POSITION_BASES, "blocks.position", whole=True)
+            at(F_POSITION_SUBS, "blocks.subposition", whole=True)
         at(F_TERMS, "terms", F_TERMS_SIZE)
         at(F_SPARSE, "terms.sparse", F_SPARSE_BLOCKS, 8, whole=True)
         at(F_FIRST_OFFSETS, "terms.first.offset", whole=True)

@@ -330,7 +330,7 @@ def test_every_section_is_in_the_document_and_was_read(segment: SegmentFile) -> 
     assert there <= set(kinds)
     assert set(kinds) - there == {"stored.dictionary"}
     assert {kind for kind in there if kinds[kind]} == segment.tail_kinds
-    assert {name.partition("/")[0] for name in segment.optional} == {"blocks.bound"}
+    assert {name.partition("/")[0] for name in segment.optional} == set()
     assert segment.contents["stored"] == "zstd"
     assert set(segment.contents) == documented_keys("## seg-*", 0)
     assert set(segment.fields["body"]) == documented_keys("## seg-*", 1)

@@ -360,7 +360,7 @@ class Engine:
     def phrase(self, words: list[Word], slop: int = 0, limit: int | None = None) -> dict[int, float] | int:
         """Document -> frequency."""
         limit = self.segment.docs if limit is None else limit
-        query = np.array([len(words), slop, self.descriptor.address, 0, limit, 0,
+        query = np.array([len(words), slop, self.descriptor.address, limit,
                           *(slot for word in words for slot in (word.offset, word.group, *word.row))], np.int64)
         with Memory() as memory:
             scratch = memory.zeros(phrase.scratch_bytes(len(words)), np.uint8)

@@ -54,7 +54,8 @@ class Worker:
         directory = self._directory.with_name(f"{self._directory.name}-warm")
         other = engine(self._name, directory)
         other.create()
-        other.add(documents)
+        for half in (documents[::2], documents[1::2]):
+            other.add(half)
         other.merge()
         shutil.rmtree(directory)
 

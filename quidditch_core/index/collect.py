@@ -113,7 +113,7 @@ def _key(key: SortKey, mapping: Mapping, at: int) -> _Key:
             missing = field.parse(missing)
         except BadValue as error:
             raise QueryError("the value for missing does not fit the field", path=path, found=key.missing,
-                             expected=str(error)) from None
+                             expected=error.expected) from None
     return _Key(key.field, field, key.descending, key.mode == "max", missing)
 
 

@@ -309,7 +309,7 @@ def _phrase(plan: PhrasePlan, segment: Segment) -> tuple[NDArray[np.uint32], NDA
         rows += [offset, group, *info]
     limit = min(info.df for info in found)
     descriptor = segment.descriptor(plan.field)
-    query = np.array([len(found), plan.slop, descriptor.address, 0, limit, 0, *rows], np.int64)
+    query = np.array([len(found), plan.slop, descriptor.address, limit, *rows], np.int64)
     scratch = np.zeros(phrase_kernel.scratch_bytes(len(found)), np.uint8)
     docs, freqs = np.empty(limit, np.uint32), np.empty(limit, np.float32)
     written = np.zeros(1, np.int64)

@@ -6,10 +6,11 @@ import base64
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -50,8 +51,14 @@ from .writer import SEGMENTS_DIRECTORY, Writer, new_manifest
 BATCH = 512
 """Documents of a bulk whose ids are looked up together."""
 
+BATCH_BYTES = 8 << 20
+"""JSON of a bulk that is read before it is written."""
+
 MAX_DOCUMENT_BYTES = 100 << 20
 """Bytes of one document, as OpenSearch's limit on a request."""
+
+MAX_DOCUMENT_DEPTH = 200
+"""Objects and arrays within each other in a document, so that whatever walks one stays within Python's stack."""
 
 
 def create(
@@ -98,9 +105,9 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout:
     Raises IndexNotFoundError, LockError, CorruptIndexError, FormatError, StorageError.
     """
     directory = _directory(path)
-    if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not lock_timeout >= 0:
+    if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not 0 <= lock_timeout <= 1e9:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
-                            expected="seconds, 0 or more")
+                            expected="seconds, from 0 to 1e9")
     return _open(OS_FILES, directory, read_only, lock_timeout)
 
 
@@ -134,6 +141,8 @@ class Index:
         self._writer = writer
         self._hold = hold
         self._closed = False
+        self._closing = threading.RLock()
+        self._following = threading.RLock()
         self._opened: dict[str, Segment] = {}
         if writer is not None:
             self._maintenance = Maintenance(writer)
@@ -157,14 +166,15 @@ class Index:
 
         Raises DocumentError (which names the field), ConflictError, ReadOnlyError, WriterFailedError.
         """
-        if op_type not in ("index", "create"):
+        if not isinstance(op_type, str) or op_type not in ("index", "create"):
             raise DocumentError("unknown op_type", path="op_type", found=op_type, expected="'index' or 'create'")
+        _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(_new_id() if id is None else id)
         writer = self._writable()
         source, body = _decoded(doc)
         self._make_room(writer)
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             found = writer.current(key, absent=id is None)
             return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
 
@@ -189,7 +199,7 @@ class Index:
         if not writer.buffer_full:
             return
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             writer.seal()
             full = writer.memory_full
         if full:
@@ -204,20 +214,17 @@ class Index:
         """
         started = time.perf_counter()
         writer = self._writable()
+        if isinstance(docs, dict | bytes | bytearray | str) or not isinstance(docs, Iterable):
+            raise DocumentError("these are not documents", path="docs", found=docs,
+                                expected="dicts or JSON texts, in a list or from a generator")
+        if not isinstance(id, str | None):
+            raise DocumentError("not the name of a field", path="id", found=id, expected="a string, or None")
         failed: list[BulkFailure] = []
-        position = indexed = 0
-        for batch in _batches(_shown(docs, progress)):
-            items: list[tuple[int, bytes, bytes | None, dict[str, Any]]] = []
-            for doc in batch:
-                try:
-                    source, body = _decoded(doc)
-                    items.append((position, _id_of(body, id), source, body))
-                except RequestError as error:
-                    failed.append(BulkFailure(position, None, error))
-                position += 1
+        indexed = 0
+        for items in _batches(_shown(docs, progress), id, failed):
             self._make_room(writer)
             with writer.lock:
-                writer.check()
+                self._check_writing(writer)
                 absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
                 for (at, key, source, body), new in zip(items, absent, strict=True):
                     try:
@@ -238,13 +245,14 @@ class Index:
 
         Raises NotFoundError, ConflictError, DocumentError.
         """
+        _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(id)
         writer = self._writable()
         if not isinstance(partial, dict):
             raise DocumentError("a partial document is not an object", found=partial, expected="a dict")
         self._make_room(writer)
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             if found is None or found.place is None:
@@ -253,6 +261,7 @@ class Index:
                 source, body = _decoded(upsert)
                 return self._put(writer, key, source, body, found)
             old: dict[str, Any] = msgspec.json.decode(writer.stored(found.place))
+            _check_depth(partial)
             new = _merged(old, partial)
             source = _encoded(new)
             if json.dumps(old, sort_keys=True) == json.dumps(json.loads(source), sort_keys=True):
@@ -261,10 +270,12 @@ class Index:
 
     def delete(self, id: str, *, if_seq_no: int | None = None, if_primary_term: int | None = None) -> WriteResult:
         """Delete a document; result ``deleted``, or ``not_found`` (which takes a seq_no, too)."""
+        _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(id)
         writer = self._writable()
+        self._make_room(writer)
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             exists = found is not None and found.place is not None
@@ -364,7 +375,7 @@ class Index:
         """Add fields, or change what may change of those there are. MappingError for any other change."""
         writer = self._writable()
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             changed = writer.mapping.merge(mapping)
             if changed is not writer.mapping:
                 writer.change_mapping(changed, writer.next_seq_no)
@@ -373,7 +384,7 @@ class Index:
         """Change settings of the live index. SettingsError for one that cannot change."""
         writer = self._writable()
         with writer.lock:
-            writer.check()
+            self._check_writing(writer)
             changed = writer.settings.updated(_dict(settings, SettingsError, "settings"))
             if changed != writer.settings:
                 writer.change_settings(changed, writer.next_seq_no)
@@ -384,6 +395,9 @@ class Index:
         """The tokens that ``text`` becomes with an analyzer, or with that of a field (default: standard)."""
         if not isinstance(text, str):
             raise RequestError("not a text", path="text", found=text, expected="a string")
+        for argument, name in (("analyzer", analyzer), ("field", field)):
+            if not isinstance(name, str | None):
+                raise RequestError("not a name", path=argument, found=name, expected="a string, or None")
         if analyzer is None and field is not None:
             found = self.mapping.fields.get(field)
             if found is None:
@@ -408,19 +422,24 @@ class Index:
 
     def close(self) -> None:
         """Flush and let the index go; closing twice is allowed. After a failed commit nothing is flushed."""
-        if self._closed or self._process != os.getpid():
+        if self._process != os.getpid():
             return
-        self._closed = True
-        self._refresher.stop()
-        try:
-            if self._writer is not None and self._writer.failure is None:
-                self._maintenance.flush()
-        finally:
-            if self._writer is not None:
-                self._writer.write_lock.release()
-            if self._hold is not None:
-                self._hold.release()
-            self._reader.close()
+        with self._closing:
+            if self._closed:
+                return
+            # An operation of another thread comes before this, and is flushed, or after it, and is refused.
+            with self._writer.lock if self._writer is not None else self._following:
+                self._closed = True
+            self._refresher.stop()
+            try:
+                if self._writer is not None and self._writer.failure is None:
+                    self._maintenance.flush()
+            finally:
+                if self._writer is not None:
+                    self._writer.write_lock.release()
+                if self._hold is not None:
+                    self._hold.release()
+                self._reader.close()
 
     def __enter__(self) -> Index:
         return self
@@ -431,7 +450,7 @@ class Index:
         self.close()
 
     def __repr__(self) -> str:
-        if self._closed:
+        if self._closed or self._process != os.getpid():
             return f"Index({self._directory!r}, closed)"
         infos = self._reader.segments()
         return f"Index({self._directory!r}, docs={sum(info.docs for info in infos)}, segments={len(infos)})"
@@ -451,6 +470,11 @@ class Index:
             raise ReadOnlyError("the index was opened to read only", path=self._directory,
                                 fix="open it without read_only=True")
         return self._writer
+
+    def _check_writing(self, writer: Writer) -> None:
+        """Raise unless operations may go on; with the writer's lock held, so that none comes after `close`."""
+        self._check()
+        writer.check()
 
     @property
     def _reader(self) -> Reader:
@@ -486,18 +510,20 @@ class Index:
 
     def _follow(self) -> None:
         assert self._hold is not None
-        newest = manifests.generations(self._files, self._directory)
-        if newest and newest[-1] == self._hold.manifest.generation:
-            return
-        hold = manifests.hold(self._files, self._directory)
-        try:
-            view = self._view_of(hold)
-        except BaseException:
-            hold.release()
-            raise
-        self._hold.release()
-        self._hold = hold
-        self._followed = Reader(view)
+        with self._following:
+            self._check()
+            newest = manifests.generations(self._files, self._directory)
+            if newest and newest[-1] == self._hold.manifest.generation:
+                return
+            hold = manifests.hold(self._files, self._directory)
+            try:
+                view = self._view_of(hold)
+            except BaseException:
+                hold.release()
+                raise
+            self._hold.release()
+            self._hold = hold
+            self._followed = Reader(view)
 
     def _generation(self) -> int:
         assert self._hold is not None
@@ -509,6 +535,15 @@ class Index:
 
 
 # --- documents ---------------------------------------------------------------------------------------------
+
+
+class _Item(NamedTuple):
+    """One document of a bulk: where it stood, its id, its JSON (None: to be encoded) and itself."""
+
+    position: int
+    key: bytes
+    source: bytes | None
+    body: dict[str, Any]
 
 
 def _decoded(doc: dict[str, Any] | bytes | str) -> tuple[bytes | None, dict[str, Any]]:
@@ -524,9 +559,11 @@ def _decoded(doc: dict[str, Any] | bytes | str) -> tuple[bytes | None, dict[str,
                                 expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
         body = msgspec.json.decode(source)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise DocumentError("not a JSON document", found=doc, expected=f"one object ({error})") from None
+        raise DocumentError(f"not a JSON document: {error}", found=doc, expected="one JSON object") from None
     if not isinstance(body, dict):
         raise DocumentError("a document is not an object", found=doc, expected="a JSON object")
+    if source.count(b"{") + source.count(b"[") > MAX_DOCUMENT_DEPTH:
+        _check_depth(body)
     return source, body
 
 
@@ -535,7 +572,10 @@ def _encoded(body: dict[str, Any]) -> bytes:
     try:
         source = _ENCODER.encode(body).encode()
     except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise DocumentError("the document cannot be stored as JSON", found=body, expected=str(error)) from None
+        raise DocumentError(f"the document cannot be stored as JSON: {error}", found=body,
+                            expected="JSON values: finite numbers, text that UTF-8 can hold, no cycles") from None
+    if source.count(b"{") + source.count(b"[") > MAX_DOCUMENT_DEPTH:
+        _check_depth(body)
     if len(source) > MAX_DOCUMENT_BYTES:
         raise DocumentError("the document is too large", found=f"{len(source)} bytes",
                             expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
@@ -545,10 +585,24 @@ def _encoded(body: dict[str, Any]) -> bytes:
 def _as_json(value: Any) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    raise TypeError(f"JSON values, not {type(value).__name__}")
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_json)
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    open_: list[Iterator[Any]] = [iter((body,))]
+    while open_:
+        for item in open_[-1]:
+            if isinstance(item, dict | list | tuple):
+                if len(open_) > MAX_DOCUMENT_DEPTH:
+                    raise DocumentError("the document is nested too deep", found=body,
+                                        expected=f"at most {MAX_DOCUMENT_DEPTH} levels")
+                open_.append(iter(item.values() if isinstance(item, dict) else item))
+                break
+        else:
+            open_.pop()
 
 
 def _merged(old: dict[str, Any], partial: dict[str, Any]) -> dict[str, Any]:
@@ -563,7 +617,7 @@ def _id_of(body: dict[str, Any], field: str | None) -> bytes:
     if field is None:
         return ids.id_bytes(_new_id())
     value = body.get(field)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 8 * ids.MAX_ID_BYTES:
         value = str(value)
     if not isinstance(value, str):
         raise DocumentError("the field that holds the id has none", path=field, found=value,
@@ -576,13 +630,21 @@ def _new_id() -> str:
     return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
 
 
-def _batches(docs: Iterable[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for doc in docs:
-        batch.append(doc)
-        if len(batch) == BATCH:
+def _batches(docs: Iterable[Any], id: str | None, failed: list[BulkFailure]) -> Iterator[list[_Item]]:
+    """The documents in runs of bounded size; those that are none go to ``failed``."""
+    batch: list[_Item] = []
+    size = 0
+    for position, doc in enumerate(docs):
+        try:
+            source, body = _decoded(doc)
+            batch.append(_Item(position, _id_of(body, id), source, body))
+        except RequestError as error:
+            failed.append(BulkFailure(position, None, error))
+            continue
+        size += 0 if source is None else len(source)
+        if len(batch) == BATCH or size >= BATCH_BYTES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 
@@ -620,6 +682,10 @@ def _directory(path: Any) -> str:
         raise InvalidNameError("not a path", found=path, expected="a directory as str or path object") from None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidNameError("not a path", found=path, expected="a directory as str or path object")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InvalidNameError("not a path", found=path, expected="text without lone surrogates") from None
     if "://" in text:
         raise UnsupportedError("opening a URL is not supported by this version", path=text,
                                expected="a local directory")
@@ -627,6 +693,13 @@ def _directory(path: Any) -> str:
     if os.path.exists(directory) and not os.path.isdir(directory):
         raise InvalidNameError("the path is a file", path=directory, expected="a directory, or nothing yet")
     return directory
+
+
+def _check_condition(if_seq_no: Any, if_primary_term: Any) -> None:
+    for name, value in (("if_seq_no", if_seq_no), ("if_primary_term", if_primary_term)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63):
+            raise DocumentError("not a number of an operation", path=name, found=value,
+                                expected="an integer, 0 or more, as a WriteResult or Document has it")
 
 
 def _dict(value: Any, error: type[QuidditchError], what: str) -> dict[str, Any]:

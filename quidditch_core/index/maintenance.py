@@ -57,9 +57,10 @@ class Maintenance:
                     self._commit(through, mapping, settings)
                     writer.tombstones = {id: v for id, v in writer.tombstones.items() if v.seq_no > through}
                     writer.publish()
-            except BaseException:
+            except BaseException as error:
                 with writer.lock:
                     writer.uncommitted = True
+                    self._note(error)
                 raise
             finally:
                 for holding in memory:
@@ -100,11 +101,20 @@ class Maintenance:
         """Rewrite segments on disk as one, without what was deleted when the manifest was committed."""
         writer = self._writer
         masks = {holding: holding.committed for holding in group}
-        heir, merged = self._rewritten(group, masks)
-        with writer.lock:
-            self._replace(group, heir, merged, masks)
-            self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
-            writer.publish()
+        try:
+            heir, merged = self._rewritten(group, masks)
+            with writer.lock:
+                self._replace(group, heir, merged, masks)
+                self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
+                writer.publish()
+        except BaseException as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: BaseException) -> None:
+        """After a failed sync nothing is known of the file: the writer must not go on (and never syncs again)."""
+        if isinstance(error, StorageError) and error.action.startswith("sync"):
+            self._writer.failure = error
 
     def _rewritten(
         self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None],

@@ -158,6 +158,7 @@ def _merge_postings(
         source.terms = np.fromiter(map(ranks.__getitem__, terms), np.int64, len(terms))
         _need_all(source.segment, name)
         _gather(source, name, slice(0, len(terms)), source.postings, source.tokens, None, None, None)
+        _check_tokens(source, name)
         total_postings[source.terms] += source.postings
         total_tokens[source.terms] += source.tokens
     kept = np.flatnonzero(total_postings)
@@ -182,6 +183,13 @@ def _merge_postings(
         terms=writer.terms, bound_avgdl=float(avgdl) if has_norms else 0.0,
         bound_k1=float(bm25.K1) if has_norms else 0.0, bound_b=float(bm25.B) if has_norms else 0.0)
     return merged, [vocabulary[term] for term in kept.tolist()]
+
+
+def _check_tokens(source: _Input, name: str) -> None:
+    """A token has at least one byte of position, so damaged frequencies cannot ask for endless memory."""
+    info = source.segment.fields[name]
+    if info.positions and int(source.tokens.sum()) > source.segment.sections.size(f"positions/{name}"):
+        raise corrupt(source.segment, name, "frequencies")
 
 
 def _with_terms(inputs: list[_Input], name: str) -> int:

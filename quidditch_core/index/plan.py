@@ -150,13 +150,14 @@ class BoolPlan(Plan):
 
 def plan(query: q.Query, view: View) -> Plan:
     """Bind ``query`` to ``view``. Raises QueryError where a value does not fit its field."""
-    return _Planner(view).plan(query, ONE)
+    return _Planner(view).plan(query, ONE, "query")
 
 
 class _Planner:
     def __init__(self, view: View) -> None:
         self._view = view
         self._words_planned = 0
+        self._path = "query"  # JSON path of the query that is being planned, for errors
         self._makers: dict[type[q.Query], Callable[[Any, np.float32], Plan]] = {
             q.MatchAll: lambda query, boost: AllPlan(boost),
             q.MatchNone: lambda query, boost: NothingPlan(),
@@ -169,10 +170,13 @@ class _Planner:
             q.Ids: self._ids,
             q.Exists: self._exists,
             q.Bool: self._bool,
-            q.ConstantScore: lambda query, boost: ConstantPlan(self.plan(query.filter, ONE), boost),
+            q.ConstantScore: self._constant,
         }
 
-    def plan(self, query: q.Query, boost: np.float32) -> Plan:
+    def plan(self, query: q.Query, boost: np.float32, path: str) -> Plan:
+        """The plan of ``query``, which stands at ``path`` of the body that it is or could be written as."""
+        name = _NAMES.get(type(query))
+        self._path = f"{path}.{name}" if name else path
         make = self._makers.get(type(query))
         if make is None:
             raise QueryError("not a query that this version can run", found=type(query).__name__,
@@ -185,7 +189,7 @@ class _Planner:
     def _field(self, name: str, *, searched: bool = True) -> FieldType | None:
         field = self._view.mapping.fields.get(name)
         if field is not None and searched and not field.index and not (field.is_numeric and field.doc_values):
-            raise QueryError("the field is not indexed", path=name, expected='a field without "index": false',
+            raise QueryError("the field is not indexed", path=f"{self._path}.{name}", expected='a field without "index": false',
                              fix="search another field, or index this one under another name")
         return field
 
@@ -193,8 +197,8 @@ class _Planner:
         try:
             return field.parse(value)
         except BadValue as error:
-            raise QueryError(f"not a value of this {field.type} field", path=field.name, found=value,
-                             expected=str(error)) from None
+            raise QueryError(f"not a value of this {field.type} field", path=f"{self._path}.{field.name}",
+                             found=value, expected=error.expected) from None
 
     def _scored_term(self, field: str, term: bytes, boost: np.float32) -> Plan:
         statistics = self._view.statistics(field)
@@ -233,8 +237,8 @@ class _Planner:
             interval = field.interval(**bounds)
         except BadValue as error:
             given = {name: bound for name, bound in bounds.items() if bound is not None}
-            raise QueryError(f"not a value of this {field.type} field", path=field.name,
-                             found=next(iter(given.values()), None), expected=str(error)) from None
+            raise QueryError(f"not a value of this {field.type} field", path=f"{self._path}.{field.name}",
+                             found=next(iter(given.values()), None), expected=error.expected) from None
         if interval is None:
             return None
         if field.is_float:
@@ -266,7 +270,7 @@ class _Planner:
         if field is None:
             return NothingPlan()
         if field.is_numeric:
-            raise QueryError("prefix needs a text or keyword field", path=field.name, found=field.type,
+            raise QueryError("prefix needs a text or keyword field", path=f"{self._path}.{field.name}", found=field.type,
                              fix="use range")
         return PrefixPlan(field.name, query.value.encode(), boost)
 
@@ -341,24 +345,31 @@ class _Planner:
                            default=0 if query.must or query.filter or not query.should else 1)
         if query.should and not query.must and not query.filter:
             minimum = max(1, minimum)
+        path = f"{self._path}.bool"
         return BoolPlan(
-            must=self._clauses(query.must, boost, merge=True),
-            should=self._clauses(query.should, boost, merge=minimum <= 1),
-            must_not=tuple(self.plan(clause, ONE) for clause in query.must_not),
-            filter=tuple(self.plan(clause, ONE) for clause in query.filter), minimum=minimum)
+            must=self._clauses(query.must, boost, f"{path}.must", merge=True),
+            should=self._clauses(query.should, boost, f"{path}.should", merge=minimum <= 1),
+            must_not=self._clauses(query.must_not, ONE, f"{path}.must_not", merge=False),
+            filter=self._clauses(query.filter, ONE, f"{path}.filter", merge=False), minimum=minimum)
 
-    def _clauses(self, clauses: tuple[q.Query, ...], boost: np.float32, *, merge: bool) -> tuple[Plan, ...]:
-        """Plans of scoring clauses; with ``merge``, repeated terms become one whose boosts add (Lucene)."""
+    def _constant(self, query: q.ConstantScore, boost: np.float32) -> Plan:
+        return ConstantPlan(self.plan(query.filter, ONE, f"{self._path}.constant_score.filter"), boost)
+
+    def _clauses(
+        self, clauses: tuple[q.Query, ...], boost: np.float32, path: str, *, merge: bool,
+    ) -> tuple[Plan, ...]:
+        """Plans of clauses; with ``merge``, repeated terms become one whose boosts add (Lucene)."""
         plans: list[Plan] = []
         terms: dict[tuple[str, bytes], list[TermPlan]] = {}
-        for clause in clauses:
+        for number, clause in enumerate(clauses):
+            at = f"{path}[{number}]"
             words_before = self._words_planned
-            alone = self.plan(clause, ONE) if merge and isinstance(clause, _MAY_BE_TERM) else None
+            alone = self.plan(clause, ONE, at) if merge and isinstance(clause, _MAY_BE_TERM) else None
             if isinstance(alone, TermPlan):
                 terms.setdefault((alone.field, alone.term), []).append(alone)
             else:
                 self._words_planned = words_before
-                plans.append(self.plan(clause, boost))
+                plans.append(self.plan(clause, boost, at))
         for same in terms.values():
             first = same[0]
             total = np.float32(math.fsum(float(each.boost) for each in same))
@@ -367,6 +378,9 @@ class _Planner:
 
 
 _MAY_BE_TERM = (q.Term, q.Match, q.MatchPhrase)
+_NAMES: dict[type[q.Query], str] = {
+    q.Match: "match", q.MatchPhrase: "match_phrase", q.Term: "term", q.Terms: "terms", q.Range: "range",
+    q.Prefix: "prefix"}
 
 
 def _terms_of(field: FieldType, text: str) -> list[tuple[str, int]]:

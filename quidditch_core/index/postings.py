@@ -97,7 +97,7 @@ def read_terms(
     if not count:
         return np.zeros(0, np.uint8), ends, rows
     _need_dictionary(segment, field, start // DICTIONARY_BLOCK, -(-stop // DICTIONARY_BLOCK))
-    buffer = np.empty(kernels.SCRATCH_BYTES + 64, np.uint8)
+    buffer = np.empty(kernels.SCRATCH_BYTES, np.uint8)
     texts: list[NDArray[np.uint8]] = []
     done = used = 0
     size = max(kernels.MAX_TERM, 16 * count)

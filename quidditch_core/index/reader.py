@@ -50,12 +50,13 @@ class Reader:
     @property
     def view(self) -> View:
         """The view, or IndexClosedError after close."""
-        if self._view is None:
+        view = self._view  # once: close() may come from another thread
+        if view is None:
             raise IndexClosedError("the reader is closed", fix="make another with index.reader()")
         if self._process != os.getpid():
             raise IndexClosedError("the reader was made before this process was forked",
                                    fix="open the index after the fork, or start processes by 'spawn'")
-        return self._view
+        return view
 
     def search(
         self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,

@@ -38,6 +38,8 @@ SEGMENTS_DIRECTORY = "segments"
 PRIMARY_TERM = 1
 MEMORY_FLOOR = 64 << 10
 """Bytes below which segments in memory count as equally small when they are merged."""
+TOMBSTONE_BYTES = 500
+"""Memory that a delete takes until a flush, near enough."""
 
 
 class Writer:
@@ -58,7 +60,8 @@ class Writer:
         self.dirty = False  # a refresh would show something
         self.uncommitted = False  # a flush would write something
         self.failure: BaseException | None = None
-        self.buffer = Holding(builder=Builder())
+        self._builder = Builder()
+        self.buffer = Holding(builder=self._builder)
         self._recent: dict[bytes, Version] = {}  # documents of the buffer
         self.holdings: list[Holding] = []
         for entry in manifest.segments:
@@ -90,11 +93,6 @@ class Writer:
     @property
     def buffered_docs(self) -> int:
         return self._builder.docs
-
-    @property
-    def _builder(self) -> Builder:
-        assert self.buffer.builder is not None
-        return self.buffer.builder
 
     # Operations
 
@@ -188,24 +186,28 @@ class Writer:
 
     @property
     def buffer_full(self) -> bool:
-        return self._builder.memory >= self.settings.index_buffer_size
+        """Whether operations wait in more memory than they may; needs no lock."""
+        waiting = self._builder.memory + TOMBSTONE_BYTES * len(self.tombstones)
+        return waiting >= self.settings.index_buffer_size
 
     @property
     def memory_full(self) -> bool:
-        """Whether segments in memory take as much again as the buffer may."""
-        return sum(holding.bytes for holding in self.holdings if holding.entry is None) \
-            >= self.settings.index_buffer_size
+        """Whether what only a flush lets go takes as much again as the buffer may."""
+        segments = sum(holding.bytes for holding in self.holdings if holding.entry is None)
+        return segments + TOMBSTONE_BYTES * len(self.tombstones) >= self.settings.index_buffer_size
 
     def seal(self) -> None:
         """Turn the buffer into a segment, which the next refresh shows."""
         builder = self._builder
         if builder.docs == 0:
             return
-        self.buffer.segment = builder.build()
-        self.buffer.builder = None
-        self.holdings.append(self.buffer)
-        self.buffer = Holding(builder=Builder())
+        sealed = self.buffer
+        sealed.segment = builder.build()
+        self._builder = Builder()
+        self.buffer = Holding(builder=self._builder)
+        self.holdings.append(sealed)
         self._recent.clear()
+        sealed.builder = None
 
     def refresh(self) -> None:
         """Show all operations: seal the buffer, apply the deletes, publish a view."""

@@ -24,13 +24,18 @@ ALIGN = 64
 FOOTER = 32  # u32 format, u32 tail CRC, u64 tail offset, u64 tail size, magic
 
 _IN_TAIL = ("terms.sparse/", "terms.first/", "terms.first.offset/", "stored.first", "column.min/", "column.max/")
-_OPTIONAL = ("blocks.bound/",)
+_KINDS = frozenset({
+    "postings", "positions", "norms", "exists", "terms", "terms.sparse", "terms.first", "terms.first.offset",
+    "blocks.last", "blocks.offset", "blocks.width", "blocks.bound", "blocks.position", "blocks.subposition",
+    "column", "column.start", "column.min", "column.max", "ids", "ids.start", "ids.hash", "ids.doc", "seq_no",
+    "version", "primary_term", "stored", "stored.start", "stored.first", "stored.dictionary"})
+"""Sections that this version knows; it writes none that a reader may ignore."""
 
 
 class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
     """One section: bytes [offset, offset + length), read as ``base`` + unsigned integers of ``width`` bytes.
 
-    An ``optional`` section that a reader does not know may be ignored.
+    A reader may ignore a section that it does not know only if it is ``optional``.
     """
 
     name: str
@@ -74,7 +79,7 @@ def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) ->
         nonlocal offset
         sections.need(name, 0, sections.size(name))
         data, width, base = sections.section(name)
-        entries.append(SectionEntry(name, offset, data.size, width, base, name.startswith(_OPTIONAL)))
+        entries.append(SectionEntry(name, offset, data.size, width, base))
         pad = -data.size % ALIGN
         offset += data.size + pad
         yield data.tobytes()
@@ -212,6 +217,9 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
         if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > end \
                 or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset):
             raise _damaged(blob, "a section lies outside the file", entry)
+        if entry.name.partition("/")[0] not in _KINDS and not entry.optional:
+            raise FormatError("the segment has a section that this version does not know", path=blob.name,
+                              found=entry.name, fix="upgrade quidditch-core")
     entries = {entry.name: entry for entry in contents.sections}
     return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),
                    stored=contents.stored, owner=blob)

@@ -50,8 +50,8 @@ from quidditch_core.jit import (
 from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
 
 # Phrase descriptor: int64 slots, then the terms in query order.
-P_TERMS, P_SLOP, P_FIELD, P_ACCEPT, P_LIMIT, P_SPARE = range(6)
-P_SLOTS = 6
+P_TERMS, P_SLOP, P_FIELD, P_LIMIT = range(4)
+P_SLOTS = 4
 # Phrase term: offset in the phrase, number of its repeat group (-1: none), then a term row.
 R_OFFSET, R_GROUP, R_TERM = 0, 1, 2
 R_SLOTS = 10

@@ -1,0 +1,505 @@
+"""Simulated crashes: a history of an index is broken off at every step, and what comes back must keep the promise.
+
+``python -m tests.crash.simulate`` tries every step of a few histories, crashes within recovery, and every call to
+the disk that may fail; ``--points N`` as many as that. What breaks the promise is printed as the command that
+tries it again, such as ``python -m tests.crash.simulate --seed 3 --boundary 57 --damage tear``.
+
+From top to bottom: the engine under test (the one place that knows how to put an index on a simulated disk),
+histories, what was promised, how a history is told, what is found afterwards, trials, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import count, islice
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from quidditch_core.config import Settings
+from quidditch_core.errors import IndexNotFoundError, StorageError, WriterFailedError
+from quidditch_core.index import facade
+from quidditch_core.index import manifest as manifests
+from quidditch_core.mapping import Mapping
+from quidditch_core.tiering.testing import DAMAGES, Crashed, CrashFiles, Damage
+from tests.naive import Missing, Oracle, fields_of
+from tests.properties.pair import assert_found
+
+Body = dict[str, Any]
+
+# --- the engine ----------------------------------------------------------------------------------------------
+
+PATH = "/books"
+MAPPING: Body = {
+    "dynamic": "strict",
+    "properties": {"body": {"type": "text"}, "n": {"type": "integer"}, "tag": {"type": "keyword"}},
+}
+PROMISE = "flush"
+"""What the engine promises, of `PROMISES`."""
+
+
+def create(files: CrashFiles) -> Any:
+    settings = Settings.from_dict({"index.refresh_interval": -1})  # no thread that acts when it likes
+    return facade._create(files, PATH, Mapping.from_dict(MAPPING), settings)
+
+
+def open_index(files: CrashFiles, *, read_only: bool = False) -> Any:
+    return facade._open(files, PATH, read_only)
+
+
+# --- histories -----------------------------------------------------------------------------------------------
+
+IDS = [f"k{number}" for number in range(8)]
+NEW = "new"
+"""An id that no history uses, for what comes after it."""
+
+COMMITS = {"flush", "merge", "reopen"}
+REQUESTS: list[Body] = [
+    {"query": {"match": {"body": "sea whale"}}, "size": 20, "track_total_hits": True},
+    {"query": {"bool": {"filter": [{"range": {"n": {"gte": 2}}}]}}, "sort": [{"n": "desc"}], "size": 20},
+]
+
+
+class Action(NamedTuple):
+    """A method of Index and its arguments; or ``reopen``, or ``read``: hold the newest commit for reading."""
+
+    kind: str
+    arguments: tuple[Any, ...] = ()
+
+
+def history(seed: int, parts: int = 5) -> list[Action]:
+    """Operations and a commit, ``parts`` times, then a merge of what is left; the same for the same seed."""
+    rng = Random(f"history {seed}")
+    made: list[Action] = []
+    for part in range(parts):
+        made += [_operation(rng) for _ in range(rng.randint(1, 4))]
+        if part == 1:
+            made.append(Action("put_mapping", ({"properties": {f"extra{seed % 3}": {"type": "keyword"}}},)))
+        if part == 3:
+            made.append(Action("put_settings", ({"index.max_result_window": 100 + seed % 7},)))
+        if rng.random() < 0.3:
+            made.append(Action("refresh"))
+        made.append(Action(rng.choice(["flush", "flush", "merge", "reopen", "read"])))
+    return [*made, Action("flush"), *(Action("delete", (id,)) for id in IDS[:3]), Action("merge"), Action("reopen")]
+
+
+def _operation(rng: Random) -> Action:
+    id, kind = rng.choice(IDS), rng.random()
+    if kind < 0.5:
+        return Action("put", (id, _document(rng)))
+    if kind < 0.65:
+        return Action("update", (id, {"n": rng.randrange(9)}))
+    if kind < 0.85:
+        return Action("delete", (id,))
+    return Action("bulk", ([{"tag": key, **_document(rng)} for key in rng.sample(IDS, 3)],))
+
+
+def _document(rng: Random) -> Body:
+    words = rng.choices(["sea", "whale", "ship", "storm", "harpoon"], k=rng.randint(1, 6))
+    return {"body": " ".join(words), "n": rng.randrange(9)}
+
+
+# --- what was promised ---------------------------------------------------------------------------------------
+
+
+class Content(NamedTuple):
+    """All that an index knows, in a form that can be compared."""
+
+    documents: dict[str, tuple[int, int, Body]]  # id -> seq_no, version, source
+    fields: dict[str, str]
+    window: int
+    max_seq_no: int
+
+
+@dataclass
+class State:
+    """What an index should know after some operation: documents and fields in the oracle, and a setting."""
+
+    oracle: Oracle
+    window: int
+
+    @cached_property
+    def content(self) -> Content:
+        documents = {id: (entry.seq_no, entry.version, self.oracle.versions[entry.seq_no].source)
+                     for id, entry in self.oracle.entries.items() if not entry.deleted}
+        fields = {name: one.kind for name, one in self.oracle.fields.items()}
+        return Content(documents, fields, self.window, self.oracle.next_seq_no - 1)
+
+    def copy(self) -> State:
+        oracle = copy.copy(self.oracle)
+        oracle.entries, oracle.versions, oracle.fields = map(dict, (oracle.entries, oracle.versions, oracle.fields))
+        return State(oracle, self.window)
+
+
+@dataclass
+class Story:
+    """What an index was asked and what it answered, up to now.
+
+    ``states[k]`` is the state after k operations; changes of mapping and settings are operations, and those of a
+    call that has not returned are included. ``committed``: the state of the last commit that returned;
+    ``perhaps``: states of commits that did not. ``acknowledged``: (operations, steps of the disk), both up to
+    then, for each call that returned.
+    """
+
+    files: CrashFiles
+    states: list[State] = field(default_factory=lambda: [State(Oracle(MAPPING), 10_000)])
+    created: bool = False
+    committed: int = 0
+    perhaps: set[int] = field(default_factory=set)
+    acknowledged: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+
+    @property
+    def newest(self) -> int:
+        return len(self.states) - 1
+
+    def begin(self, action: Action) -> bool:
+        """The action, operation by operation, on the oracle; False if the index would refuse it."""
+        kind, arguments = action
+        if kind == "bulk":
+            for doc in arguments[0]:
+                self._advance("put", doc["tag"], doc)
+        elif kind in ("put", "update", "delete"):
+            with suppress(Missing):
+                self._advance(kind, *arguments)
+                return True
+            return False
+        elif kind == "put_mapping":
+            state, new = self.states[-1].copy(), dict(fields_of(arguments[0]["properties"]))
+            if not new.keys() <= state.oracle.fields.keys():
+                state.oracle.fields |= new
+                state.oracle.next_seq_no += 1
+            self.states.append(state)
+        elif kind == "put_settings":
+            state, window = self.states[-1].copy(), arguments[0]["index.max_result_window"]
+            state.oracle.next_seq_no += window != state.window
+            state.window = window
+            self.states.append(state)
+        elif kind in COMMITS:
+            self.perhaps.add(self.newest)
+        return True
+
+    def _advance(self, verb: str, *arguments: Any) -> None:
+        state = self.states[-1].copy()
+        getattr(state.oracle, verb)(*arguments)
+        self.states.append(state)
+
+    def end(self, action: Action) -> None:
+        """The call returned."""
+        if action.kind in COMMITS:
+            self.committed, self.perhaps = self.newest, set()
+            self.states[-1].oracle.forget_tombstones()
+        self.acknowledged.append((self.newest, len(self.files.steps)))
+
+    def fail(self) -> None:
+        """The call was refused: it had an effect or not, and whoever closes the index commits what it had."""
+        self.perhaps.update(range(self.acknowledged[-1][0], len(self.states)))
+
+
+def _flushed(story: Story) -> set[int]:
+    return {story.committed, *story.perhaps}
+
+
+def _acknowledged(story: Story) -> set[int]:
+    return set(range(max(story.committed, story.acknowledged[-1][0]), len(story.states)))
+
+
+def _synced(story: Story) -> set[int]:
+    last = max((at for at, step in enumerate(story.files.steps)
+                if step.operation == "fsync" and "/translog/" in step.path), default=-1)
+    floor = max(operations for operations, steps in story.acknowledged if steps <= max(last, 0))
+    return set(range(max(story.committed, floor), len(story.states)))
+
+
+PROMISES: Final[dict[str, Callable[[Story], set[int]]]] = {
+    "flush": _flushed,  # without a log: the last commit, or one that did not return
+    "request": _acknowledged,  # all that was acknowledged, and any prefix of the call that did not return
+    "async": _synced,  # all that was acknowledged when the last fsync of the log began, and any prefix of the rest
+}
+"""Which of its states may be found after a crash."""
+
+
+# --- how a history is told -----------------------------------------------------------------------------------
+
+
+def tell(actions: Sequence[Action], story: Story) -> None:
+    """Do all actions on a new index and in its story, unless the disk crashes or refuses before the end."""
+    files = story.files
+    index: Any = None
+    reader: Any = None
+    read = 0
+    try:
+        index = create(files)
+        story.created = True
+        for action in actions:
+            if action.kind == "read":
+                if reader is not None:
+                    reader.close()
+                reader, read = open_index(files, read_only=True), story.committed
+            elif action.kind == "reopen":
+                story.begin(action)
+                index.close()
+                index = open_index(files)
+                story.end(action)
+            else:
+                perform(action, index, story)
+        if reader is not None:  # it still sees what it saw, after commits and merges
+            compare(reader, story, {read})
+    except (StorageError, WriterFailedError):
+        story.fail()
+        if index is not None:
+            with suppress(StorageError):
+                index.count()
+        raise
+    finally:
+        for opened in (index, reader):  # ends their threads; on a machine that stands still it does nothing else
+            if opened is not None:
+                with suppress(Crashed, StorageError):
+                    opened.close()
+
+
+def perform(action: Action, index: Any, story: Story) -> None:
+    """One action on the index and in its story."""
+    if not story.begin(action):
+        return
+    if action.kind == "bulk":
+        assert not index.bulk(action.arguments[0], id="tag").failed
+    else:
+        getattr(index, action.kind)(*action.arguments)
+    story.end(action)
+
+
+# --- what is found afterwards --------------------------------------------------------------------------------
+
+
+class Broken(AssertionError):
+    """The engine broke its promise."""
+
+
+def verify(files: CrashFiles, story: Story, allowed: set[int], draw: int) -> None:
+    """What is on the disk must open as one of the ``allowed`` states, whole, and live on. Changes ``files``."""
+    index = recover(files, story)
+    try:
+        found = compare(index, story, allowed)
+        with_another_crash = recover(files.after_crash(draw, "reorder"), story)
+        compare(with_another_crash, story, allowed)
+        with_another_crash.close()
+        life = Story(files, [story.states[found].copy()], created=True)
+        alive = sorted(story.states[found].content.documents)
+        actions = [Action("put", (id, {"body": "sea", "n": 5})) for id in [*alive[:2], NEW]]
+        for action in [*actions, *(Action("delete", (id,)) for id in alive[1:3]), Action("flush")]:
+            perform(action, index, life)
+        compare(index, life, {life.newest})
+        check_tidy(files)
+    finally:
+        index.close()
+    last = recover(files.after_crash(draw, "drop"), life)
+    compare(last, life, {life.newest})
+    last.close()
+
+
+def recover(files: CrashFiles, story: Story) -> Any:
+    """Open the index; create it if it was never there, as its user would."""
+    try:
+        return open_index(files)
+    except IndexNotFoundError:
+        if story.created:
+            raise
+        return create(files)
+
+
+def compare(index: Any, story: Story, allowed: set[int]) -> int:
+    """Which of the ``allowed`` states an index is in. It must answer searches as the oracle does."""
+    content = content_of(index)
+    found = next((state for state in sorted(allowed, reverse=True) if story.states[state].content == content), -1)
+    if found < 0:
+        states = "".join(f"\nstate {state}: {story.states[state].content}" for state in sorted(allowed))
+        raise Broken(f"none of the states that may be\nfound: {content}{states}")
+    oracle = story.states[found].oracle
+    with index.reader() as reader:
+        layout = reader.layout()
+        oracle.check_layout(layout)
+        for request in REQUESTS:
+            assert_found(reader.search(request), oracle.search(request, layout), request)
+    return found
+
+
+def content_of(index: Any) -> Content:
+    documents = {id: (got.seq_no, got.version, got.source) for id in [*IDS, NEW] if (got := index.get(id)) is not None}
+    if index.count() != len(documents):
+        raise Broken(f"a search finds {index.count()} documents, there are {len(documents)} by their ids")
+    fields = {name: one.type for name, one in index.mapping.fields.items()}
+    return Content(documents, fields, index.settings.max_result_window, index.stats()["max_seq_no"])
+
+
+def check_tidy(files: CrashFiles) -> None:
+    """After a commit that no reader holds back, the disk has what it names, and nothing else."""
+    newest = manifests.load_newest(files, PATH)
+    needed = {f"{PATH}/{manifests.file_name(newest.generation)}", f"{PATH}/write.lock",
+              *(f"{PATH}/segments/{name}" for _, name in newest.blobs())}
+    there = {path for path in files.tree() if not path.startswith(f"{PATH}/translog/")}
+    if there != needed:
+        raise Broken(f"on disk but not needed: {sorted(there - needed)}; missing: {sorted(needed - there)}")
+
+
+# --- trials --------------------------------------------------------------------------------------------------
+
+FAILURES: Final = {
+    "append": errno.ENOSPC, "fsync": errno.EIO, "sync_dir": errno.EIO, "open": errno.EMFILE, "rename": errno.EIO,
+    "unlink": errno.EIO, "mkdir": errno.ENOSPC, "truncate": errno.EIO, "pread": errno.EIO, "map": errno.ENOMEM,
+    "lock": errno.ENOLCK, "linked": errno.EIO, "size": errno.EIO, "listdir": errno.EIO, "exists": errno.EIO,
+}
+"""How each operation of a disk fails."""
+
+SHORT = 2
+"""Parts of the histories in which every call may fail: they are told once for each of their calls."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A history of ``seed``, broken off before step ``boundary`` of the disk, and what ``damage`` leaves of it.
+
+    ``draw`` varies the damage. ``recovery``: it crashes once more, before that step of the recovery. ``fails``
+    in place of a boundary: (operation, n): the n-th such call fails, and with ``lasting`` all later ones.
+    """
+
+    seed: int
+    boundary: int | None = None
+    damage: Damage = "drop"
+    draw: int = 0
+    recovery: int | None = None
+    fails: tuple[str, int] | None = None
+    lasting: bool = False
+
+    def __str__(self) -> str:
+        parts = ["python -m tests.crash.simulate", f"--seed {self.seed}", f"--damage {self.damage}"]
+        if self.boundary is not None:
+            parts.append(f"--boundary {self.boundary}")
+        if self.draw:
+            parts.append(f"--draw {self.draw}")
+        if self.recovery is not None:
+            parts.append(f"--recovery {self.recovery}")
+        if self.fails is not None:
+            parts.append(f"--fails {self.fails[0]} {self.fails[1]}" + " --lasting" * self.lasting)
+        return " ".join(parts)
+
+    def run(self) -> None:
+        """Raises whatever shows that the promise is broken."""
+        story = told(self.seed, self.boundary, self.fails, self.lasting)
+        lottery = hash((self.seed, self.boundary, self.draw))  # of integers: the same in every process
+        disk = story.files.after_crash(lottery, self.damage)
+        if self.recovery is not None:
+            disk.crash(self.recovery)
+            with suppress(Crashed):
+                recover(disk, story).close()
+            disk = disk.after_crash(lottery + 1, self.damage)
+        verify(disk, story, PROMISES[PROMISE](story), lottery)
+
+
+@lru_cache(maxsize=4)
+def told(
+    seed: int, boundary: int | None = None, fails: tuple[str, int] | None = None, lasting: bool = False,
+) -> Story:
+    """A history that was broken off, or refused, or (neither given) ended well."""
+    story = Story(CrashFiles())
+    if boundary is not None:
+        story.files.crash(boundary)
+    if fails is not None:
+        story.files.fail(*fails, FAILURES[fails[0]], lasting=lasting)
+    with suppress(Crashed, StorageError, WriterFailedError):
+        tell(history(seed, 5 if fails is None else SHORT), story)
+    return story
+
+
+def crashes(seed: int, draws: int = 1) -> Iterator[Trial]:
+    """Every step of a history, with every damage."""
+    for boundary in range(len(told(seed).files.steps) + 1):
+        for draw in range(draws):
+            yield from (Trial(seed, boundary, damage, draw) for damage in DAMAGES)
+
+
+def crashes_in_recovery(seed: int, every: int = 1) -> Iterator[Trial]:
+    """Every step of the recovery from every crash, or from one of ``every`` many."""
+    for number, crash in enumerate(crashes(seed)):
+        if number % every == 0:
+            story = told(seed, crash.boundary)
+            disk = story.files.after_crash(hash((seed, crash.boundary, 0)), crash.damage)
+            recover(disk, story).close()
+            for step in range(len(disk.steps)):
+                yield Trial(seed, crash.boundary, crash.damage, recovery=step)
+
+
+def failures(seed: int, damages: Sequence[Damage] = ("kill", "drop", "reorder")) -> Iterator[Trial]:
+    """Every call of a short history fails, once or for good; then the process dies, or the power with it."""
+    whole = Story(CrashFiles())
+    tell(history(seed, SHORT), whole)
+    for operation in FAILURES:
+        for nth in range(1, whole.files.counts[operation] + 1):
+            for lasting in (False, True):
+                for damage in damages:
+                    yield Trial(seed, damage=damage, fails=(operation, nth), lasting=lasting)
+
+
+# --- the command line ----------------------------------------------------------------------------------------
+
+
+class Report(NamedTuple):
+    """How trials went; ``broken``: those that broke the promise, and how."""
+
+    trials: int
+    seconds: float
+    broken: list[tuple[Trial, Exception]]
+
+    def __str__(self) -> str:
+        lines = [f"{trial}\n  {type(error).__name__}: {error}" for trial, error in self.broken]
+        return "\n".join([*lines, f"{self.trials} trials in {self.seconds:.1f} s, {len(self.broken)} broken"])
+
+
+def run(trials: Iterator[Trial], *, stop_after: int = 5) -> Report:
+    """Run trials, until so many of them broke the promise."""
+    started = time.perf_counter()
+    broken: list[tuple[Trial, Exception]] = []
+    number = 0
+    for number, trial in enumerate(trials, 1):
+        try:
+            trial.run()
+        except Exception as error:  # whatever it is, it is what we look for
+            broken.append((trial, error))
+            if len(broken) == stop_after:
+                break
+    return Report(number, time.perf_counter() - started, broken)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.simulate", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--points", type=int, default=2_000, help="crashes to try (2000)")
+    parser.add_argument("--seed", type=int, default=0, help="history to try, or to begin with")
+    parser.add_argument("--boundary", type=int, help="try the crash before this step of the disk alone")
+    parser.add_argument("--damage", choices=DAMAGES, default="drop")
+    parser.add_argument("--draw", type=int, default=0, help="varies the damage")
+    parser.add_argument("--recovery", type=int, help="crash again, before this step of the recovery")
+    parser.add_argument("--fails", nargs=2, metavar=("OPERATION", "N"), help="try a failure of this call alone")
+    parser.add_argument("--lasting", action="store_true", help="and of all later ones")
+    given = parser.parse_args(arguments)
+    if given.boundary is not None or given.fails is not None:
+        fails = given.fails and (given.fails[0], int(given.fails[1]))
+        trial = Trial(given.seed, given.boundary, given.damage, given.draw, given.recovery, fails, given.lasting)
+        print("\n".join(map(str, told(trial.seed, trial.boundary, trial.fails, trial.lasting).files.steps[-10:])))
+        trial.run()
+        print("the promise is kept")
+        return 0
+    every = (trial for seed in count(given.seed) for trial in crashes(seed))
+    reports = [run(islice(every, given.points)), run(crashes_in_recovery(given.seed, 10)), run(failures(given.seed))]
+    for name, report in zip(("crashes", "crashes in recovery", "failures"), reports, strict=True):
+        print(f"{name}: {report}")
+    return any(report.broken for report in reports)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
