@@ -39,6 +39,7 @@ class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = 80
+        self.maxlevel = 3
 
     def repr_int(self, x: int, level: int) -> str:
         # Python refuses to write integers of more than 4,300 digits.

@@ -148,6 +148,11 @@ def ensure_directory(files: Files, path: str) -> None:
     while not files.exists(path):
         missing.append(path)
         path = os.path.dirname(path)
+    try:
+        files.sync_dir(os.path.dirname(path))  # who made this one may have died before
+    except StorageError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):  # where we may not even look, we made nothing
+            raise
     for directory in reversed(missing):
         files.mkdir(directory)
         files.sync_dir(os.path.dirname(directory))

@@ -11,7 +11,7 @@ import pytest
 from quidditch_core import query as q
 from quidditch_core.errors import NotFoundError
 
-WORDS = "sea whale ship captain storm harbour mast sail".split()
+WORDS = ["sea", "whale", "ship", "captain", "storm", "harbour", "mast", "sail"]
 
 QUERIES = [
     q.Match("body", "whale"),

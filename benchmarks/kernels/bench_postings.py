@@ -95,8 +95,13 @@ def bench_phrase(benchmark: Any, segment: Segment, slop: int) -> None:
     """Two frequent words side by side, or near each other."""
     rows = [row(segment, rank) for rank in (1, 2)]
     limit = min(info.df for info in rows)
-    query = np.array([len(rows), slop, segment.descriptor(FIELD).address, 0, limit, 0,
-                      *(number for offset, info in enumerate(rows) for number in (offset, -1, *info))], np.int64)
+    query = np.zeros(phrase.P_SLOTS + phrase.R_SLOTS * len(rows), np.int64)
+    query[[phrase.P_TERMS, phrase.P_SLOP, phrase.P_FIELD, phrase.P_LIMIT]] = (
+        len(rows), slop, segment.descriptor(FIELD).address, limit)
+    for offset, info in enumerate(rows):
+        words = query[phrase.P_SLOTS + phrase.R_SLOTS * offset :][: phrase.R_SLOTS]
+        words[[phrase.R_OFFSET, phrase.R_GROUP]] = offset, -1
+        words[phrase.R_TERM :] = info
     scratch = np.zeros(phrase.scratch_bytes(len(rows)), np.uint8)
     docs, freqs, written = np.empty(limit, np.uint32), np.empty(limit, np.float32), np.zeros(1, np.int64)
     assert benchmark(phrase.phrase, address(query), address(scratch), address(docs), address(freqs),

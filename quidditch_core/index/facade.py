@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -39,10 +40,10 @@ from ..segment import Segment
 from ..tiering.local import LocalTier
 from . import ids, store
 from . import manifest as manifests
-from .background import Refresher
+from .background import Worker
 from .holding import Version
 from .lock import WriterLock
-from .maintenance import Maintenance
+from .maintenance import Maintenance, MergeCancelled
 from .manifest import Hold
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
@@ -134,6 +135,7 @@ class Index:
 
     def __init__(
         self, files: Files, directory: str, *, writer: Writer | None = None, hold: Hold | None = None,
+        background: bool = True,
     ) -> None:
         self._files = files
         self._directory = directory
@@ -149,9 +151,10 @@ class Index:
         else:
             assert hold is not None
             self._followed = Reader(self._view_of(hold))
-        self._refresher = Refresher(self, Index._refresh_if_dirty, Index._refresh_interval)
-        if writer is not None:
-            self._refresher.start()
+        self._workers: list[Worker[Index]] = []
+        if writer is not None and background:
+            self._workers = [Worker("refresh", self, Index._refresh_if_dirty, Index._refresh_interval),
+                             Worker("merge", self, Index._merge_in_background)]
 
     # Writing
 
@@ -311,8 +314,7 @@ class Index:
         """Refresh, then write everything to disk; on return it survives a crash."""
         self._writable()
         self._maintenance.flush()
-        while self._maintenance.merge_once():
-            pass
+        self._wake()
 
     def merge(self, max_segments: int = 1) -> None:
         """Flush, then merge until at most ``max_segments`` remain, without deleted documents."""
@@ -389,7 +391,7 @@ class Index:
             if changed != writer.settings:
                 writer.change_settings(changed, writer.next_seq_no)
                 writer.publish()
-        self._refresher.changed()
+        self._wake()
 
     def analyze(self, text: str, *, analyzer: str | None = None, field: str | None = None) -> list[Token]:
         """The tokens that ``text`` becomes with an analyzer, or with that of a field (default: standard)."""
@@ -430,7 +432,9 @@ class Index:
             # An operation of another thread comes before this, and is flushed, or after it, and is refused.
             with self._writer.lock if self._writer is not None else self._following:
                 self._closed = True
-            self._refresher.stop()
+            for worker in self._workers:
+                self._maintenance.cancel()
+                worker.stop()
             try:
                 if self._writer is not None and self._writer.failure is None:
                     self._maintenance.flush()
@@ -481,19 +485,33 @@ class Index:
         """The reader of the newest view."""
         return self._writer.published if self._writer is not None else self._followed
 
-    @staticmethod
-    def _refresh_interval(index: object) -> float:
-        assert isinstance(index, Index)
-        assert index._writer is not None
-        return index._writer.settings.refresh_interval
+    # In the background
 
-    @staticmethod
-    def _refresh_if_dirty(index: object) -> None:
-        assert isinstance(index, Index)
-        assert index._writer is not None
-        with index._writer.lock:
-            if index._writer.dirty and not index._closed:
-                index._writer.refresh()
+    def _wake(self) -> None:
+        """Something changed that the workers act on; without workers the work is done now."""
+        for worker in self._workers:
+            worker.wake()
+        if not self._workers:
+            self._merge_in_background()
+
+    def _refresh_interval(self) -> float:
+        return self.settings.refresh_interval if not self._closed else 0.0
+
+    def _refresh_if_dirty(self) -> None:
+        assert self._writer is not None
+        with self._writer.lock:
+            if self._writer.dirty and not self._closed:
+                self._writer.refresh()
+
+    def _merge_in_background(self) -> None:
+        """Merge what the policy asks for. A failure is kept for the next write to report, or warned about."""
+        try:
+            self._maintenance.merge_in_background()
+        except MergeCancelled:
+            return
+        except QuidditchError as error:
+            if not self._closed:
+                warnings.warn(f"quidditch: a merge in the background failed: {error}", RuntimeWarning, stacklevel=1)
 
     # Reading only
 

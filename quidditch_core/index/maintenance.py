@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,12 +22,25 @@ from .holding import Bitmap, Holding
 from .writer import Writer, candidate
 
 
+REST = 0.25
+"""Share of its time that a background merge rests, so that searches and writes get the cores."""
+
+
+class MergeCancelled(Exception):
+    """The index is closing; the merge left nothing behind."""
+
+
 class Maintenance:
     """Runs the jobs of one writer. Methods take the locks they need; call them without the writer's lock."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._jobs = threading.RLock()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Give up merges in the background, now and from now on."""
+        self._cancelled.set()
 
     def flush(self) -> None:
         """Refresh, write what is in memory as one blob, and commit everything up to now."""
@@ -81,15 +94,21 @@ class Maintenance:
                 else:
                     return
 
-    def merge_once(self) -> bool:
+    def merge_in_background(self) -> None:
+        """Merge as long as the policy asks for it, resting now and then. Raises MergeCancelled."""
+        while self.merge_once(_Pace(self._cancelled)):
+            pass
+
+    def merge_once(self, pace: Callable[[], None] = lambda: None) -> bool:
         """Do the merge that the policy asks for most; False if it asks for none."""
         with self._jobs:
+            pace()
             disk = self._on_disk()
             chosen = merging.select([candidate(i, holding) for i, holding in enumerate(disk)])
             chosen = [i for i in chosen if len(chosen) > 1 or disk[i].committed is not None]
             if not chosen:
                 return False
-            self._merge([disk[i] for i in chosen])
+            self._merge([disk[i] for i in chosen], pace)
             return True
 
     def _on_disk(self) -> list[Holding]:
@@ -97,12 +116,12 @@ class Maintenance:
             self._writer.check()
             return [holding for holding in self._writer.holdings if holding.entry is not None]
 
-    def _merge(self, group: Sequence[Holding]) -> None:
+    def _merge(self, group: Sequence[Holding], pace: Callable[[], None] = lambda: None) -> None:
         """Rewrite segments on disk as one, without what was deleted when the manifest was committed."""
         writer = self._writer
         masks = {holding: holding.committed for holding in group}
         try:
-            heir, merged = self._rewritten(group, masks)
+            heir, merged = self._rewritten(group, masks, pace)
             with writer.lock:
                 self._replace(group, heir, merged, masks)
                 self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
@@ -117,7 +136,7 @@ class Maintenance:
             self._writer.failure = error
 
     def _rewritten(
-        self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None],
+        self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None], pace: Callable[[], None] = lambda: None,
     ) -> tuple[Holding | None, merging.Merged | None]:
         """The group as one new segment on disk, under its masks. The writer's lock is not held."""
         if not group:
@@ -126,7 +145,8 @@ class Maintenance:
         sources = [holding.source(masks[holding]) for holding in group]
         if not any(source.live_docs for source in sources):
             return None, None
-        merged = merging.merge(sources)
+        merged = merging.merge(sources, pace)
+        pace()
         with writer.lock:
             name = self._name("seg")
         entry = store.write_segment(writer.tier, name, merged.segment, writer.settings.codec)
@@ -182,3 +202,17 @@ class Maintenance:
             raise
         writer.manifest = manifest
         manifests.collect_garbage(writer.files, writer.directory, [writer.tier], manifest)
+
+
+class _Pace:
+    """Rests for a share of the time that passed since it was last called; raises once cancelled."""
+
+    def __init__(self, cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
+        self._since = time.monotonic()
+
+    def __call__(self) -> None:
+        worked = time.monotonic() - self._since
+        if self._cancelled.wait(min(1.0, worked * REST / (1 - REST))):
+            raise MergeCancelled
+        self._since = time.monotonic()

@@ -7,7 +7,7 @@ in chunks of bounded size, so memory does not grow with the number of postings o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,8 +49,11 @@ class Merged(NamedTuple):
     maps: list[NDArray[np.int32]]
 
 
-def merge(sources: Sequence[Source]) -> Merged:
-    """Merge ``sources`` in this order into one segment in memory."""
+def merge(sources: Sequence[Source], pace: Callable[[], None] = lambda: None) -> Merged:
+    """Merge ``sources`` in this order into one segment in memory.
+
+    ``pace`` is called every few million postings; it may sleep, or raise to give the merge up.
+    """
     maps: list[NDArray[np.int32]] = []
     size = 0
     for segment, live in sources:
@@ -60,11 +63,15 @@ def merge(sources: Sequence[Source]) -> Merged:
         size += int(mask.sum())
     sections = RamSections()
     names = sorted({name for source in sources for name in source.segment.fields})
-    fields = [_merge_field(sections, number, name, sources, maps, size) for number, name in enumerate(names)]
+    fields = []
+    for number, name in enumerate(names):
+        pace()
+        fields.append(_merge_field(sections, number, name, sources, maps, size, pace))
     ids: list[bytes] = []
     sources_stored: list[bytes] = []
     numbers_parts = []
     for (segment, _), numbers in zip(sources, maps, strict=True):
+        pace()
         kept = np.flatnonzero(numbers >= 0)
         segment_ids, stored = all_ids(segment), reader(segment)
         ids += [segment_ids[doc] for doc in kept]
@@ -77,7 +84,7 @@ def merge(sources: Sequence[Source]) -> Merged:
 
 def _merge_field(
     sections: RamSections, number: int, name: str, sources: Sequence[Source], maps: Sequence[NDArray[np.int32]],
-    size: int,
+    size: int, pace: Callable[[], None],
 ) -> FieldInfo:
     having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)
               if name in source.segment.fields]
@@ -90,7 +97,7 @@ def _merge_field(
     result = FieldInfo(number, name, newest.type, newest.analyzer, exists=count)
     vocabulary: list[bytes] = []
     if indexed:
-        result, vocabulary = _merge_postings(sections, result, having, size)
+        result, vocabulary = _merge_postings(sections, result, having, size, pace)
     several = False
     if column:
         several = _merge_column(sections, name, having, column, vocabulary, size)
@@ -141,6 +148,7 @@ class _Input:
 
 def _merge_postings(
     sections: RamSections, info: FieldInfo, having: Sequence[tuple[Segment, NDArray[np.int32]]], size: int,
+    pace: Callable[[], None],
 ) -> tuple[FieldInfo, list[bytes]]:
     name = info.name
     inputs: list[_Input] = []
@@ -175,6 +183,7 @@ def _merge_postings(
     avgdl = bm25.average_length(tokens, doc_count)
     writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl)
     for chunk in _chunks(total_postings, kept):
+        pace()
         _append(writer, name, inputs, vocabulary, chunk, total_postings, total_tokens, positions)
     writer.finish(sections, name)
     merged = FieldInfo(

@@ -189,7 +189,8 @@ class _Planner:
     def _field(self, name: str, *, searched: bool = True) -> FieldType | None:
         field = self._view.mapping.fields.get(name)
         if field is not None and searched and not field.index and not (field.is_numeric and field.doc_values):
-            raise QueryError("the field is not indexed", path=f"{self._path}.{name}", expected='a field without "index": false',
+            raise QueryError("the field is not indexed", path=f"{self._path}.{name}",
+                             expected='a field without "index": false',
                              fix="search another field, or index this one under another name")
         return field
 
@@ -270,7 +271,8 @@ class _Planner:
         if field is None:
             return NothingPlan()
         if field.is_numeric:
-            raise QueryError("prefix needs a text or keyword field", path=f"{self._path}.{field.name}", found=field.type,
+            raise QueryError("prefix needs a text or keyword field", path=f"{self._path}.{field.name}",
+                             found=field.type,
                              fix="use range")
         return PrefixPlan(field.name, query.value.encode(), boost)
 

@@ -30,12 +30,15 @@ class LocalTier:
         self.name = name
         self._files = files
         self._directory = directory
+        self._made = False  # whether the directory is known to be there, durably
         self._writing: set[str] = set()
 
     def write(self, name: str, chunks: Iterable[Bytes]) -> BlobInfo:
         path = self._path(name)
         temp = path + TEMP
-        ensure_directory(self._files, self._directory)
+        if not self._made:
+            ensure_directory(self._files, self._directory)
+            self._made = True
         if self._files.exists(path):
             raise storage_error("write a blob twice", path, FileExistsError(errno.EEXIST, "File exists"))
         self._writing.add(name + TEMP)

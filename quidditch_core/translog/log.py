@@ -2,12 +2,12 @@
 
 A log is a chain of files, the *generations*; only the newest is written. Appending gives a *ticket*, the
 position of the operations in the whole log; they are durable once the log is synced up to it. Threads that
-wait for a sync at the same time share one: the first becomes the leader and syncs what there is, the others
-wait for it, or for the next leader, who syncs for all of them.
+wait for that share a sync: the first is the leader and syncs what there is, the others wait for it, or for the
+next leader, who syncs for all of them.
 
-A sync that failed says nothing about what is on disk. Then the log is *failed*, for this object and for ever:
-it syncs and writes no more. Recovery trusts of the newest file only what is known to be synced, and copies
-what follows into a new one, since a later sync of the same file could succeed without having written it.
+A sync that failed says nothing about what is on disk. Then the log is *failed*, for good: it is written and
+synced no more. And recovery relies only on that part of the newest file which is known to be synced. It copies
+the rest into a new file, because syncing the old one could succeed without having written it.
 """
 
 from __future__ import annotations
@@ -19,45 +19,43 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from quidditch_core.config import Durability
-from quidditch_core.errors import CorruptIndexError, IndexClosedError, StorageError, WriterFailedError
+from quidditch_core.errors import IndexClosedError, StorageError, WriterFailedError
 from quidditch_core.files import TEMP, File, Files
 
 from .record import (
-    BATCH_HEADER,
     FILE_HEADER,
-    REPAIR,
+    FILE_NAME,
     FileHeader,
     Operation,
-    corrupt,
-    decode_file_header,
-    decode_operations,
     encode_batch,
     encode_file_header,
+    file_name,
     groups,
     seed_of,
 )
-from .replay import PIECE, Window, batches, damage, judge, moved
+from .replay import PIECE, Replay
 
-_FILE = re.compile(r"translog-(\d{16})\.log", re.ASCII)
-_TORN = re.compile(r"torn-(\d{16})", re.ASCII)
+GATHER = 0.002
+ROUND = 8
 THREAD_NAME: Final = "quidditch-translog-sync"
+_TORN = re.compile(r"torn-(\d{16})", re.ASCII)
 
 
 class TornLogWarning(UserWarning):
-    """The end of the log was not whole and was cut off; nothing that was known to be synced is lost."""
+    """The log did not end with a whole batch. The rest was cut off and kept; it was not known to be synced."""
 
 
 @dataclass(frozen=True, slots=True)
 class TranslogStats:
-    """``generation`` being written; ``generations``: files; ``size``: bytes in them.
+    """``generation``: the one being written. ``generations``: files. ``size``: bytes in them.
 
-    Since opening: ``operations`` and ``bytes`` appended, ``fsyncs`` of the log, operations ``recovered``.
-    ``torn``: how many ends that were cut off are kept beside the log.
+    Since opening: ``operations`` and ``bytes`` appended; ``fsyncs`` for them; operations ``recovered``.
+    ``torn``: ends that were cut off and are kept beside the log.
     """
 
     generation: int
@@ -70,31 +68,14 @@ class TranslogStats:
     torn: int
 
 
-class _Old(NamedTuple):
-    """A generation as recovery finds it."""
-
-    header: FileHeader
-    file: File
-    window: Window
-    seed: int
-
-
-def file_name(generation: int) -> str:
-    return f"translog-{generation:016d}.log"
-
-
-def torn_name(generation: int) -> str:
-    return f"torn-{generation:016d}"
-
-
 class Translog:
-    """The log of one index in ``directory``, which must be there. `recover` before anything else.
+    """The log of one index, in ``directory``, which exists. `recover` comes before everything else.
 
     Safe for many threads. ``uuid``: of the index, 32 hexadecimal digits. ``sync_interval``: seconds, for
-    ``async`` only. ``clock``: seconds, monotonic. Without ``background`` no thread is started: then the
+    ``async`` only. ``clock``: seconds, monotonic. Without ``background`` no thread is started; then the
     owner calls `tick`.
 
-    StorageError comes from a call that changed nothing; WriterFailedError when what is on disk is unknown.
+    A StorageError means that nothing has changed, a WriterFailedError that what is on disk is unknown.
     """
 
     def __init__(
@@ -104,35 +85,40 @@ class Translog:
         self._files = files
         self._directory = directory
         self._uuid = uuid
-        self._durability = durability
-        self._interval = sync_interval
         self._clock = clock
         self._wake = threading.Event() if background else None
         self._thread: threading.Thread | None = None
 
-        self._changed = threading.Condition(threading.Lock())  # guards all that follows
-        self._file: File | None = None  # None: not recovered yet, or closed
+        self._lock = threading.Lock()  # guards what follows
+        self._changed = threading.Condition(self._lock)  # a sync has ended
+        self._durability = durability
+        self._interval = sync_interval
+        self._due: float | None = None  # when a sync must start although nobody waits for it
+        self._syncing = False  # there is a leader
+        self._waiting = 0  # threads in `sync`, the leader among them
+        self._arrived = threading.Condition(self._lock)  # a leader waits here for more of them
+        self._seen: set[int] = set()  # threads that have synced in this round
+        self._crowd = 1  # how many they were in the round before
+        self._round = 0  # syncs in this round
         self._failure: BaseException | None = None
+
+        self._file: File | None = None  # the current generation; None before recovery and after close
         self._generation = 0
         self._seed = 0
-        self._length = 0  # of the current file: up to here it consists of whole batches
-        self._synced = 0  # of the current file
-        self._sealed = True  # the current file says of itself that it is synced to its end
-        self._base = 0  # position of the current file in the log: ticket = base + offset
+        self._length = 0  # of the file, all whole batches
+        self._synced = 0  # of the file
+        self._sealed = True  # its bytes prove that it was synced to its end
+        self._base = 0  # position of the file in the log: ticket = base + offset
         self._durable = 0  # position up to which the log is synced
-        self._syncing = False  # a leader is at work
-        self._due: float | None = None  # when the next sync must start; None: when somebody asks for it
 
+        self._older: dict[int, int] = {}  # generations before this one that are still there -> bytes
         self._highest = -1  # seq_no in the log
-        self._older: dict[int, int] = {}  # generations before the current one that are still there, to bytes
-        self._torn = 0
+        self._torn: set[int] = set()  # generations whose end was cut off
         self._operations = self._bytes = self._fsyncs = self._recovered = 0
-
-    # What it is
 
     @property
     def generation(self) -> int:
-        """The one that is written."""
+        """Number of the generation that is written."""
         return self._generation
 
     @property
@@ -142,8 +128,13 @@ class Translog:
 
     @property
     def torn(self) -> int:
-        """How many ends of generations were cut off and are kept beside the log."""
-        return self._torn
+        """How many ends were cut off by this and earlier recoveries, and are kept beside the log."""
+        return len(self._torn)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether operations can be appended, as long as nothing has failed."""
+        return self._file is not None
 
     @property
     def failed(self) -> bool:
@@ -153,101 +144,110 @@ class Translog:
     def stats(self) -> TranslogStats:
         with self._changed:
             return TranslogStats(
-                self._generation, len(self._older) + (self._file is not None), self.size, self._operations,
-                self._bytes, self._fsyncs, self._recovered, self._torn)
+                generation=self._generation, generations=len(self._older) + 1, size=self.size,
+                operations=self._operations, bytes=self._bytes, fsyncs=self._fsyncs, recovered=self._recovered,
+                torn=self.torn)
 
-    def _current(self) -> File:
-        if self._failure is not None:
-            raise self._failed()
-        if self._file is None:
-            raise IndexClosedError("the log is not open", path=self._directory, fix="open the index again")
-        return self._file
-
-    def _failed(self) -> WriterFailedError:
-        error = WriterFailedError("an earlier write to the log failed, so that what is on disk is not known",
-                                  path=self._directory, fix="close the index and open it again")
-        error.__cause__ = self._failure
-        return error
-
-    # Write
+    # Append
 
     def append(self, operations: Sequence[Operation]) -> int:
-        """Write operations at the end and return their ticket; they are not synced yet.
+        """Write operations at the end, not synced yet; returns their ticket.
 
-        After a StorageError the log is as before. If that could not be achieved, it is failed.
+        A StorageError leaves the log as it was. If that cannot be achieved, the log is failed.
         """
         with self._changed:
             file = self._current()
-            before = self._length
+            start = self._length
             try:
                 for group in groups(operations):
                     batch = encode_batch(group, self._length, self._synced, self._seed)
                     file.append(batch)
                     self._length += len(batch)
             except BaseException:
-                self._length = before
+                self._length = start
                 self._cut_back(file)
                 raise
-            if self._length > before:
+            if self._length > start:
                 self._sealed = False
-                self._operations += len(operations)
-                self._bytes += self._length - before
                 self._highest = max(self._highest, operations[-1].seq_no)
-                if self._durability is Durability.ASYNC and self._due is None:
+                self._operations += len(operations)
+                self._bytes += self._length - start
+                if self._due is None and self._durability is Durability.ASYNC:
                     self._set_due(self._clock() + self._interval)
             return self._base + self._length
 
     def _cut_back(self, file: File) -> None:
-        """Remove what an append that failed may have written."""
+        """Remove what a failed append may have left."""
         try:
             file.truncate(self._length)
         except BaseException as error:
             self._failure = error
             raise self._failed() from error
 
+    def _current(self) -> File:
+        if self._failure is not None:
+            raise self._failed() from self._failure
+        if self._file is None:
+            raise IndexClosedError("the log is not open", path=self._directory, fix="open the index again")
+        return self._file
+
+    def _failed(self) -> WriterFailedError:
+        return WriterFailedError("writing the log failed, so that what is on disk is not known",
+                                 path=self._directory, fix="close the index and open it again")
+
     # Sync
 
     def acknowledge(self, ticket: int) -> None:
-        """Return when the operations of ``ticket`` may be acknowledged: synced, or at once if ``async``.
+        """Return when the operations up to ``ticket`` may be acknowledged: synced, or at once if ``async``.
 
-        WriterFailedError if they cannot be.
+        WriterFailedError if they must not be.
         """
         if self._durability is Durability.REQUEST:
             self.sync(ticket)
         elif self._failure is not None:
-            raise self._failed()
+            raise self._failed() from self._failure
 
     def sync(self, ticket: int) -> None:
-        """Return when everything up to ``ticket`` is on disk; WriterFailedError if that failed, here or before."""
-        if ticket <= self._durable:
-            return
-        with self._changed:
-            self._sync(ticket)
+        """Return when everything up to ``ticket`` is on disk; WriterFailedError if a sync has failed."""
+        if ticket > self._durable:
+            with self._changed:
+                self._sync(ticket)
 
     def tick(self) -> float | None:
-        """Sync if it is time to; seconds until the next time, None if nothing waits for it."""
+        """Start the sync that is due; returns seconds until the next, None if no operation waits for one."""
         with self._changed:
             if self._due is None or self._file is None:
                 return None
-            if self._due <= self._clock():
+            if self._clock() >= self._due:
                 self._sync(self._base + self._length)
-            return None if self._due is None else max(0.0, self._due - self._clock())
+            return None if self._due is None else max(self._due - self._clock(), 0.0)
 
     def _sync(self, ticket: int) -> None:
-        while self._durable < ticket:
-            file = self._current()
-            if self._syncing:
-                self._changed.wait()
-            else:
-                self._lead(file)
+        self._waiting += 1
+        self._seen.add(threading.get_ident())
+        self._arrived.notify()
+        try:
+            while self._durable < ticket:
+                file = self._current()
+                if self._syncing:
+                    self._changed.wait()
+                else:
+                    self._lead(file)
+        finally:
+            self._waiting -= 1
 
     def _lead(self, file: File) -> None:
-        """Sync all that there is, for everybody; others may append meanwhile."""
-        target = self._length
-        due, self._due = self._due, None
+        """Sync all that there is, for everybody. Others may append, and queue, meanwhile."""
         self._syncing = True
+        self._round += 1
+        if self._round == ROUND:
+            self._crowd, self._round = len(self._seen), 0
+            self._seen.clear()
+        # Half of the usual threads share this sync, the other half the next.
+        self._arrived.wait_for(lambda: self._waiting >= self._crowd // 2, GATHER)
+        target, due, done = self._length, self._due, False
+        self._due = None
         self._changed.release()
-        done = False
         try:
             file.fsync()
             done = True
@@ -261,32 +261,34 @@ class Translog:
                 self._fsyncs += 1
                 self._synced = target
                 self._durable = self._base + target
-            elif self._due is None:
+            else:
                 self._due = due
             self._changed.notify_all()
 
-    def _set_due(self, due: float | None) -> None:
+    def set_durability(self, durability: Durability, sync_interval: float) -> None:
+        """Change both settings. With ``request``, what is not synced yet is when this returns."""
+        with self._changed:
+            self._current()
+            self._durability, self._interval = durability, sync_interval
+            end = self._base + self._length
+            if durability is Durability.REQUEST:
+                self._sync(end)
+            elif self._durable < end:
+                at_latest = self._clock() + sync_interval
+                self._set_due(at_latest if self._due is None else min(self._due, at_latest))
+            self._start_thread()
+
+    def _set_due(self, due: float) -> None:
         self._due = due
         if self._wake is not None:
             self._wake.set()
 
-    def set_durability(self, durability: Durability, sync_interval: float) -> None:
-        """Change the settings, at once. From ``async`` to ``request``: what waits is synced before it returns."""
-        with self._changed:
-            self._current()
-            self._durability, self._interval = durability, sync_interval
-            if durability is Durability.REQUEST:
-                self._sync(self._base + self._length)
-            elif self._durable < self._base + self._length:
-                latest = self._clock() + sync_interval
-                self._set_due(latest if self._due is None else min(self._due, latest))
-        self._start_thread()
-
     def _start_thread(self) -> None:
         if self._durability is Durability.ASYNC and self._wake is not None and self._thread is None:
             wake = self._wake
-            log = weakref.ref(self, lambda _: wake.set())
-            self._thread = threading.Thread(target=_sync_when_due, args=(log, wake), name=THREAD_NAME, daemon=True)
+            self._thread = threading.Thread(
+                target=_sync_when_due, args=(weakref.ref(self, lambda _: wake.set()), wake), name=THREAD_NAME,
+                daemon=True)
             self._thread.start()
 
     # Generations
@@ -294,7 +296,7 @@ class Translog:
     def rotate(self) -> int:
         """Sync the current generation and start a new one; returns its number.
 
-        A generation without operations stays the current one. After a StorageError nothing has changed.
+        A generation without operations goes on being the current one. After a StorageError it does, too.
         """
         with self._changed:
             self._current()
@@ -304,130 +306,172 @@ class Translog:
                 else:
                     self._sync(self._base + self._length)
             old = self._current()
-            if self._length == FILE_HEADER:
-                return self._generation
-            header = FileHeader(self._uuid, self._generation + 1, self._length, self._highest, FILE_HEADER)
-            temp = self._write(header, ())
-            try:
-                file = self._publish(temp, header)
-            except BaseException as error:
-                self._failure = error
-                raise self._failed() from error
-            self._older[self._generation] = self._length
-            self._use(file, header, FILE_HEADER, FILE_HEADER)
-            old.close()
+            if self._length > FILE_HEADER:
+                size = self._length
+                self._start(FileHeader(self._uuid, self._generation + 1, size, self._highest, FILE_HEADER), ())
+                self._older[self._generation - 1] = size
+                with suppress(StorageError):  # all of it is durable
+                    old.close()
             return self._generation
 
     def trim(self, generation: int) -> None:
-        """Remove generations older than ``generation``: their operations are in a manifest that is durable."""
+        """Remove the generations before ``generation``, whose operations a durable manifest has."""
         with self._changed:
             self._current()
-            for old in sorted(self._older):
-                if old < generation:
-                    self._files.unlink(self._path(file_name(old)))
-                    del self._older[old]
+            for number in sorted(self._older):
+                if number < generation:
+                    self._files.unlink(self._path(file_name(number)))
+                    del self._older[number]
 
-    def _write(self, header: FileHeader, pieces: Iterable[bytes]) -> File:
-        """A new generation under a temporary name, not synced yet."""
-        temp = self._path(file_name(header.generation) + TEMP)
-        file = self._files.open(temp, "w")
-        try:
-            file.append(encode_file_header(header))
-            for piece in pieces:
-                file.append(piece)
-        except BaseException:
-            file.close()
-            with suppress(StorageError):
-                self._files.unlink(temp)
-            raise
-        return file
-
-    def _publish(self, temp: File, header: FileHeader) -> File:
-        """Make a new generation durable, then its name; the file is opened again under that name."""
+    def _start(self, header: FileHeader, pieces: Iterable[bytes]) -> None:
+        """Make a generation of ``pieces``, durable with its name, the current one."""
         path = self._path(file_name(header.generation))
+        first = encode_file_header(header)
+        temp = self._files.open(path + TEMP, "w")
         try:
-            temp.fsync()
-        finally:
+            temp.append(first)
+            for piece in pieces:
+                temp.append(piece)
+        except BaseException:
             temp.close()
-        self._files.rename(temp.path, path)
-        self._files.sync_dir(self._directory)
-        return self._files.open(path, "a")
+            with suppress(StorageError):
+                self._files.unlink(temp.path)
+            raise
+        try:
+            try:
+                temp.fsync()
+            finally:
+                temp.close()
+            self._files.rename(temp.path, path)
+            self._files.sync_dir(self._directory)
+            file = self._files.open(path, "a")
+        except BaseException as error:
+            self._failure = error
+            raise self._failed() from error
+        self._use(file, header, header.born, header.born)
 
     def _use(self, file: File, header: FileHeader, length: int, synced: int) -> None:
-        """Append to ``file`` from now on; all positions given out before are synced."""
-        position = self._base + self._length
-        self._file, self._generation, self._seed = file, header.generation, seed_of(encode_file_header(header))
-        self._length, self._synced, self._sealed = length, synced, True
-        self._base = position - length
-        self._durable = position
-        self._due = None
+        """Append to ``file`` from now on. Everything appended before is synced."""
+        self._durable = self._base + self._length
+        self._base = self._durable - length
+        self._file, self._length, self._synced, self._sealed = file, length, synced, True
+        self._generation, self._seed = header.generation, seed_of(encode_file_header(header))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
     def close(self) -> None:
-        """Sync, and give the files back; closing twice is allowed. WriterFailedError if the sync failed."""
+        """Sync and give the file back; closing twice is allowed.
+
+        WriterFailedError if operations may be lost that were acknowledged, or were not synced before this.
+        """
         try:
             with self._changed:
+                end = self._base + self._length
                 if self._file is not None and self._failure is None:
-                    self._sync(self._base + self._length)
+                    self._sync(end)
                     self._seal(self._file)
+                elif self._durability is Durability.ASYNC and self._durable < end:
+                    raise self._failed() from self._failure
         finally:
             with self._changed:
                 while self._syncing:
                     self._changed.wait()
                 file, self._file = self._file, None
-                if file is not None:
-                    file.close()
-            if self._wake is not None:
+            if file is not None:
+                file.close()
+            if self._wake is not None and self._thread is not None:
                 self._wake.set()
-            if self._thread is not None:
                 self._thread.join()
 
     def _seal(self, file: File) -> None:
-        """Let the file say that it is synced to its end: from now on any damage to it is known as such."""
-        if self._sealed:
-            return
-        with suppress(StorageError):  # all operations are durable, with or without it
-            file.append(encode_batch((), self._length, self._synced, self._seed))
-            file.fsync()
+        """Write into the file that it is synced to its end, so that damage is known to be damage."""
+        if not self._sealed:
+            with suppress(StorageError):  # a courtesy: the operations are durable without it
+                file.append(encode_batch((), self._length, self._synced, self._seed))
+                file.fsync()
 
     # Recover
 
     def recover(self, after: int) -> Iterator[Operation]:
-        """The operations with a seq_no above ``after``, in the order of the log; at the end the log is ready.
+        """Yield the operations with a seq_no above ``after``, in order; at the end the log is ready.
 
-        ``after`` is of a manifest whose name is durable, unless it is in the directory of the log. Until the
-        last operation has been taken, nothing on disk changes; what changes then may be interrupted by a
-        crash at any point, and is done by the next recovery.
+        ``after``: the highest seq_no in the manifest, whose name is durable or in the directory of the log.
+        Nothing on disk changes before the last operation has been taken. What changes then, a crash may
+        interrupt anywhere: the next recovery does it again.
 
-        CorruptIndexError names file and offset. A `TornLogWarning` comes when the end was not whole.
+        CorruptIndexError names file and offset; FormatError. A `TornLogWarning` if the end was not whole.
         """
-        # What another process renamed or removed before it died may not be durable yet. We build on it.
+        # What a process renamed before it died is perhaps not durable. All that follows builds on it.
         self._files.sync_dir(self._directory)
         names = self._files.listdir(self._directory)
-        there = sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
-        self._torn = sum(1 for name in names if _TORN.fullmatch(name))
-        needed: list[_Old] = []
+        numbers = sorted(int(match[1]) for name in names if (match := FILE_NAME.fullmatch(name)))
+        self._torn = {int(match[1]) for name in names if (match := _TORN.fullmatch(name))}
         warning = None
-        try:
-            self._find_needed(needed, there, after)
-            end = FILE_HEADER
-            for old, successor in zip(needed, [*needed[1:], None], strict=True):
-                stop = old.window.size if successor is None else successor.header.previous
-                end = FILE_HEADER
-                for batch in batches(old.window, FILE_HEADER, stop, old.seed):
-                    end = batch.end
-                    for operation in decode_operations(batch.payload, old.file.path, batch.offset):
-                        self._highest = max(self._highest, operation.seq_no)
-                        if operation.seq_no > after:
-                            self._recovered += 1
-                            yield operation
-                    ...
-            if needed:
-                warning = self._continue(needed[-1], end, synced)
+        with Replay(self._files, self._directory, self._uuid, numbers, after) as replay:
+            for operation in replay.operations():
+                if operation.seq_no > after:
+                    self._recovered += 1
+                    yield operation
+            self._highest = replay.highest
+            for name in names:
+                if name.endswith(TEMP) and FILE_NAME.fullmatch(name.removesuffix(TEMP)):
+                    self._files.unlink(self._path(name))
+            if replay.generations:
+                warning = self._keep_torn(replay)
+                self._go_on(replay)
             else:
-                ...
+                self._start(FileHeader(self._uuid, 1, 0, after, FILE_HEADER), ())
+        for number in numbers:
+            if number not in self._older and number != self._generation:
+                self._files.unlink(self._path(file_name(number)))
+        with self._changed:
+            self._start_thread()
+        if warning is not None:
+            warnings.warn(warning, TornLogWarning, stacklevel=2)
+
+    def _keep_torn(self, replay: Replay) -> str | None:
+        """Copy what follows the last whole batch into a file of its own; returns what to say about it."""
+        newest = replay.generations[-1]
+        start, stop = replay.end, newest.window.size
+        if start == stop:
+            return None
+        number = newest.header.generation
+        path = self._path(f"torn-{number:016d}")
+        copy = self._files.open(path, "w")
+        try:
+            for offset in range(start, stop, PIECE):
+                copy.append(newest.window.get(offset, min(PIECE, stop - offset)))
+            copy.fsync()
         finally:
-            for old in needed:
-                old.file.close()
+            copy.close()
+        self._files.sync_dir(self._directory)
+        self._torn.add(number)
+        return (f"{newest.path}: the last {stop - start} bytes, from offset {start}, are not a whole batch, as after "
+                f"a crash; they are cut off and kept in {path}; all before, up to operation {replay.highest}, is there")
+
+    def _go_on(self, replay: Replay) -> None:
+        """Append to the newest generation if it is synced to its end, else to a new one that takes over the rest."""
+        self._older = {old.header.generation: old.window.size for old in replay.generations}
+        newest = replay.generations[-1]
+        number = newest.header.generation
+        if replay.end == newest.window.size and not replay.tail_has_operations:
+            del self._older[number]
+            self._use(self._files.open(newest.path, "a"), newest.header, replay.end, replay.synced)
+            return
+        born = FILE_HEADER + replay.end - replay.synced
+        header = FileHeader(self._uuid, number + 1, replay.synced, replay.highest, born)
+        seed = seed_of(encode_file_header(header))
+        self._start(header, newest.moved(replay.synced, replay.end, seed))
+
+
+def _sync_when_due(log: weakref.ref[Translog], wake: threading.Event) -> None:
+    """The thread of a log: lives until the log is closed, failed or gone."""
+    while (alive := log()) is not None and alive.is_open:
+        try:
+            seconds = alive.tick()
+        except (WriterFailedError, IndexClosedError):
+            return  # who calls next is told
+        del alive
+        wake.wait(seconds)
+        wake.clear()

@@ -7,6 +7,7 @@ another file, or of another place, is never taken for one of this.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -146,6 +147,7 @@ def groups(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
 
 # Files ------------------------------------------------------------------------------------------------------
 
+FILE_NAME: Final = re.compile(r"translog-(\d{16})\.log", re.ASCII)
 FILE_MAGIC: Final = b"\xf5Qlog\r\n\xff"
 _FILE: Final = struct.Struct("<8sI16sQQqQI")
 FILE_HEADER: Final = _FILE.size
@@ -164,6 +166,10 @@ class FileHeader(NamedTuple):
     previous: int
     before: int
     born: int
+
+
+def file_name(generation: int) -> str:
+    return f"translog-{generation:016d}.log"
 
 
 def encode_file_header(header: FileHeader) -> bytes:

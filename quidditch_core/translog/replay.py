@@ -1,32 +1,47 @@
-"""What the bytes of a log say after a crash: the whole batches, and the verdict on what follows them.
+"""What a log says after a crash: the operations in order, and the verdict on an end that is not whole.
 
-Pure functions over a `Window`, which only reads. The rule, for the newest generation: a batch that is not
-whole is *damage* if any header in the file proves that it was synced; otherwise no operation in it or after
-it can be proved to have been acknowledged, and the file ends before it. Earlier generations are synced to
-their end, so that anything missing from them is damage. FORMAT.md has this as a table.
+It only reads. The rule, for the newest generation: a batch that is not whole is *damage* if any header in the
+file proves that it was synced; otherwise nothing can prove that an operation in it, or after it, has been
+acknowledged, and the log ends before it. Earlier generations were synced to their end, so that whatever they
+lack is damage. FORMAT.md has this as a table.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Final, NamedTuple
+
+from quidditch_core.errors import CorruptIndexError
+from quidditch_core.files import File, Files
 
 from .record import (
     BATCH_HEADER,
     BATCH_MAGIC,
     FILE_HEADER,
+    REPAIR,
     BatchHeader,
+    FileHeader,
+    Operation,
     corrupt,
+    decode_file_header,
     decode_header,
+    decode_operations,
     encode_header,
+    file_name,
+    seed_of,
 )
 
-PIECE: Final = 1 << 20  # bytes of one read
+PIECE: Final = 1 << 20
+"""Bytes of one read."""
+
+# Batches in a range of bytes --------------------------------------------------------------------------------
 
 
 class Window:
-    """A file of ``size`` bytes seen through reads of large pieces. ``read(offset, size)`` may return less."""
+    """A file of ``size`` bytes seen through reads of large pieces; ``read(offset, size)`` may return less."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         self.size = size
@@ -59,67 +74,158 @@ def batches(window: Window, start: int, stop: int, seed: int) -> Iterator[Batch]
         header = decode_header(window.get(offset, BATCH_HEADER), 0, offset, seed)
         if header is None:
             return
-        payload_at = offset + BATCH_HEADER
-        end = payload_at + header.length
+        end = offset + BATCH_HEADER + header.length
         if end > stop:
             return
-        payload = window.get(payload_at, header.length)
+        payload = window.get(offset + BATCH_HEADER, header.length)
         if zlib.crc32(payload) != header.crc:
             return
         yield Batch(offset, end, header, payload)
         offset = end
 
 
-def damage(path: str, offset: int, window: Window, why: str) -> Exception:
-    """The error for a batch at ``offset`` that is not whole although it was synced, as ``why`` says."""
-    return corrupt("damaged batch", path, offset, bytes(window.get(offset, BATCH_HEADER)),
-                   f"a batch that fits its checksums: {why}")
+def headers(window: Window, start: int, seed: int) -> Iterator[tuple[int, BatchHeader]]:
+    """(offset, header) of all batches that begin at or after ``start``, whole or not, at any offset."""
+    while start <= window.size - BATCH_HEADER:
+        piece = bytes(window.get(start, min(PIECE, window.size - start)))
+        if len(piece) < BATCH_HEADER:
+            return  # the file is shorter than it was
+        at = piece.find(BATCH_MAGIC)
+        while at >= 0:
+            header = decode_header(piece, at, start + at, seed)
+            if header is not None:
+                yield start + at, header
+            at = piece.find(BATCH_MAGIC, at + 1)
+        start += len(piece) - BATCH_HEADER + 1
 
 
 def judge(window: Window, end: int, synced: int, seed: int, path: str) -> int:
     """Whether the newest generation may end at ``end``, where its whole batches do.
 
-    ``synced``: what is known so far. Returns up to where the file is known to be synced, at most ``end``;
-    CorruptIndexError if that is more.
+    ``synced``: up to where it was, as far as they say. Returns that, from all headers there are;
+    CorruptIndexError if it is beyond ``end``.
     """
     if end < synced:
-        raise damage(path, end, window, f"the log was synced up to {synced}")
-    if end < window.size:
-        for offset, header in headers(window, end, seed):
-            if header.synced > end:
-                raise damage(path, end, window, f"the log was synced up to {header.synced}, says offset {offset}")
-            synced = max(synced, header.synced)
+        raise _damage(window, end, path, f"the log was synced up to offset {synced}")
+    for offset, header in headers(window, end, seed):
+        if header.synced > end:
+            raise _damage(window, end, path,
+                          f"the log was synced up to offset {header.synced}, says the header at {offset}")
+        synced = max(synced, header.synced)
     return synced
 
 
-def headers(window: Window, start: int, seed: int) -> Iterator[tuple[int, BatchHeader]]:
-    """All headers of batches at or after ``start``, at any offset, whole batches or not."""
-    while start <= window.size - BATCH_HEADER:
-        piece = bytes(window.get(start, min(PIECE, window.size - start)))
-        at = piece.find(BATCH_MAGIC)
-        while 0 <= at <= len(piece) - BATCH_HEADER:
-            header = decode_header(piece, at, start + at, seed)
-            if header is not None:
-                yield start + at, header
-            at = piece.find(BATCH_MAGIC, at + 1)
-        if len(piece) < BATCH_HEADER:
-            return  # the file is shorter than it was
-        start += len(piece) - BATCH_HEADER + 1
+def _damage(window: Window, offset: int, path: str, why: str) -> CorruptIndexError:
+    return corrupt("damaged batch", path, offset, bytes(window.get(offset, BATCH_HEADER)),
+                   f"a batch that fits its checksums: {why}")
 
 
-def moved(window: Window, start: int, end: int, seed: int, new_seed: int, path: str) -> Iterator[bytes]:
-    """The batches in [start, end) as a new file has them right after its header, in pieces."""
-    offset, piece = FILE_HEADER, bytearray()
-    reached = start
-    for batch in batches(window, start, end, seed):
-        header = batch.header._replace(synced=FILE_HEADER)
-        piece += encode_header(header, offset, new_seed)
-        piece += batch.payload
-        offset += batch.end - batch.offset
-        reached = batch.end
-        if len(piece) >= PIECE:
-            yield bytes(piece)
-            piece.clear()
-    if reached != end:
-        raise damage(path, reached, window, f"it was whole a moment ago, and the log goes on to {end}")
-    yield bytes(piece)
+# Generations ------------------------------------------------------------------------------------------------
+
+
+class Generation:
+    """One file of the log, open to be read."""
+
+    def __init__(self, file: File, uuid: str, number: int) -> None:
+        self.file = file
+        self.path = file.path
+        self.window = Window(file.pread, file.size())
+        first = self.window.get(0, FILE_HEADER)
+        self.header: FileHeader = decode_file_header(first, self.path, uuid, number)
+        self.seed = seed_of(first)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        return batches(self.window, start, stop, self.seed)
+
+    def moved(self, start: int, stop: int, seed: int) -> Iterator[bytes]:
+        """The batches in [start, stop) as a file with ``seed`` has them after its header, in pieces."""
+        offset, end, piece = FILE_HEADER, start, bytearray()
+        for batch in self.batches(start, stop):
+            piece += encode_header(batch.header._replace(synced=FILE_HEADER), offset, seed)
+            piece += batch.payload
+            offset += batch.end - batch.offset
+            end = batch.end
+            if len(piece) >= PIECE:
+                yield bytes(piece)
+                piece.clear()
+        if end != stop:
+            raise _damage(self.window, end, self.path, f"whole batches up to offset {stop} were read before")
+        yield bytes(piece)
+
+
+class Replay:
+    """The generations that hold operations above ``after``, oldest first, and what is in them.
+
+    ``numbers``: of the generations that there are, ascending. After `operations`: the newest generation has
+    whole batches up to ``end`` and was synced up to ``synced``, in bytes; no operation has a seq_no above
+    ``highest``. A context manager, which closes the files.
+    """
+
+    def __init__(self, files: Files, directory: str, uuid: str, numbers: list[int], after: int) -> None:
+        self.generations: list[Generation] = []
+        self.end = self.synced = FILE_HEADER
+        try:
+            self._find(files, directory, uuid, numbers, after)
+        except BaseException:
+            self.close()
+            raise
+        self.highest = self.generations[0].header.before if self.generations else after
+
+    def _find(self, files: Files, directory: str, uuid: str, numbers: list[int], after: int) -> None:
+        """From the newest back to the one that no operation above ``after`` precedes."""
+        for number in reversed(numbers):
+            if self.generations and self.generations[0].header.generation != number + 1:
+                break
+            file = files.open(os.path.join(directory, file_name(number)), "r")
+            try:
+                self.generations.insert(0, Generation(file, uuid, number))
+            except BaseException:
+                file.close()
+                raise
+            if self.generations[0].header.before <= after:
+                return
+        if self.generations:
+            header = self.generations[0].header
+            raise CorruptIndexError(
+                f"a file of the log is missing: it had operations {after + 1} to {header.before}",
+                path=os.path.join(directory, file_name(header.generation - 1)), found="no such file",
+                expected=f"{header.previous} bytes", fix=REPAIR)
+
+    def operations(self) -> Iterator[Operation]:
+        """All operations of these generations, in order. CorruptIndexError when it comes to damage."""
+        for older, newer in zip(self.generations, self.generations[1:], strict=False):
+            stop = newer.header.previous
+            yield from self._read(older, stop)
+            if self.end != stop:
+                raise _damage(older.window, self.end, older.path,
+                              f"the log was synced up to offset {stop}, says the next file")
+        if self.generations:
+            newest = self.generations[-1]
+            yield from self._read(newest, newest.window.size)
+            self.synced = judge(newest.window, self.end, self.synced, newest.seed, newest.path)
+
+    def _read(self, generation: Generation, stop: int) -> Iterator[Operation]:
+        self.end, self.synced = FILE_HEADER, generation.header.born
+        for batch in generation.batches(FILE_HEADER, stop):
+            self.end = batch.end
+            self.synced = max(self.synced, batch.header.synced)
+            for operation in decode_operations(batch.payload, generation.path, batch.offset):
+                self.highest = max(self.highest, operation.seq_no)
+                yield operation
+
+    @property
+    def tail_has_operations(self) -> bool:
+        """Whether any are in whole batches that are not known to be synced."""
+        newest = self.generations[-1]
+        return any(batch.payload for batch in newest.batches(self.synced, self.end))
+
+    def close(self) -> None:
+        for generation in self.generations:
+            generation.file.close()
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

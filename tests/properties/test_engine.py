@@ -122,7 +122,7 @@ class History(RuleBasedStateMachine):
     @rule(requests=st.lists(some.requests, min_size=1, max_size=3))
     def open_reader(self, requests: list[Body]) -> None:
         self.reader = self.pair.index.reader()
-        layout = self.pair.layout()
+        layout = self.reader.layout()
         self.seen = [(request, self.pair.oracle.search(request, layout)) for request in requests]
 
     @precondition(lambda self: self.reader is not None)
