@@ -282,6 +282,107 @@ class Explanation:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in an index.
+
+    ``segment`` is the file (or the segment in memory), ``section`` a part of it, empty for the whole. What is
+    wrong at several places of a section is one problem: ``count`` says how many, ``found`` shows the first.
+    """
+
+    segment: str
+    section: str
+    what: str
+    found: Any = None
+    expected: Any = None
+    count: int = 1
+
+    def __str__(self) -> str:
+        place = f"{self.segment}, {self.section}" if self.section else self.segment
+        text = f"{place}: {self.what}"
+        if self.found is not None:
+            text += f"; found {self.found}" if self.count == 1 else f"; found {self.found}, the first of {self.count:,}"
+        return text if self.expected is None else f"{text}; expected {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check of an index read, and every problem that it found; ``bytes`` of the files it read."""
+
+    path: str
+    segments: int
+    docs: int
+    bytes: int
+    problems: list[Problem] = field(default_factory=list)
+    took_ms: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        counts = f"{self.segments:,} segments, {self.docs:,} documents, {self.bytes:,} bytes"
+        lines = [f"{self.path}: {counts} checked in {self.took_ms:,.0f} ms"]
+        lines += [_printable(str(problem), _SHOWN_CHARACTERS_LONG) for problem in self.problems]
+        lines.append(f"{len(self.problems):,} problems" if self.problems else "no problems")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Some documents of a segment that something happened to: of ``start`` .. ``stop`` - 1 those that may live.
+
+    ``count`` is how many, None where nothing says so; ``ids`` are those of them that could be read.
+    """
+
+    segment: str
+    start: int
+    stop: int
+    count: int | None
+    ids: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        number = "an unknown number of" if self.count is None else f"{self.count:,}"
+        place = f" from {self.start:,} to {self.stop - 1:,}" if self.stop > self.start else ""
+        text = f"{self.segment}: {number} documents{place}: {self.why}"
+        if self.ids:
+            more = f" and {len(self.ids) - _SHOWN_ROWS:,} more" if len(self.ids) > _SHOWN_ROWS else ""
+            text += f": {', '.join(self.ids[:_SHOWN_ROWS])}{more}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair saved from the index at ``path`` into the one at ``to``.
+
+    ``salvaged`` documents are in the new index. ``lost`` are those that lived and could not be read. ``unknown``
+    are those of which nothing says whether they lived, or under which id: they are salvaged where they could be
+    read. ``mended`` tells which bytes were found again from checksums, ``mapping`` where the mapping came from.
+    """
+
+    path: str
+    to: str
+    mapping: str
+    salvaged: int
+    lost: list[Documents] = field(default_factory=list)
+    unknown: list[Documents] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    took_ms: float = 0.0
+
+    @property
+    def lost_docs(self) -> int:
+        """How many documents are lost, as far as anything says so."""
+        return sum(documents.count or 0 for documents in self.lost)
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.salvaged:,} documents salvaged into {self.to}, {self.lost_docs:,} lost "
+                 f"(mapping from {self.mapping})"]
+        for title, items in (("mended", self.mended), ("lost", self.lost), ("unknown", self.unknown)):
+            lines += [_printable(f"{title}: {item}", _SHOWN_CHARACTERS_LONG) for item in items]
+        return "\n".join(lines)
+
+
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 

@@ -171,7 +171,7 @@ def test_the_manifest(flushed: Path) -> None:
     files = {str(file.relative_to(flushed)) for file in flushed.rglob("*") if file.is_file()}
     assert files == {
         "write.lock", "manifest-0000000000000003", "segments/seg-000000000000", "segments/seg-000000000001",
-        "segments/live-000000000002",
+        "segments/live-000000000002", "translog/translog-0000000000000003.log",
     }
 
 

@@ -8,6 +8,7 @@ analyzer's maps once, terms are sorted, and a counting sort turns the token stre
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,38 +35,43 @@ class Collector(Protocol):
     """Gathers one field's values and writes its sections."""
 
     def add(self, doc: int, values: list[Any]) -> None: ...
+    def undo(self, doc: int) -> None: ...
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo: ...
 
 
 class Builder:
-    """Collects documents; :meth:`build` makes them a segment. Not thread-safe: the writer owns it."""
+    """Collects documents; :meth:`build` makes them a segment. Not thread-safe: the writer owns it.
+
+    An interrupt (Ctrl-C) may break :meth:`add` off anywhere. So a document counts only once it is kept, and what
+    was not kept is undone before anything else is done.
+    """
 
     def __init__(self) -> None:
         self._collectors: dict[str, Collector] = {}
-        self._ids: list[bytes] = []
-        self._sources: list[bytes] = []
-        self._numbers: list[tuple[int, int, int]] = []
+        self._documents: list[tuple[bytes, bytes, tuple[int, int, int]]] = []
+        self._kept = 0
+        self._adding = False
         self._source_bytes = 0
 
     @property
     def docs(self) -> int:
-        return len(self._ids)
+        return self._kept
 
     @property
     def memory(self) -> int:
         """Bytes held, near enough to bound memory by: the source, its tokens at twice that, and per-document lists."""
-        return 3 * self._source_bytes + 300 * len(self._ids)
+        return 3 * self._source_bytes + 300 * self._kept
 
     def add(
         self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, *, seq_no: int, version: int,
         primary_term: int,
     ) -> int:
-        """Add one parsed document; its number in the segment to come."""
-        doc = len(self._ids)
-        self._ids.append(id)
-        self._sources.append(source)
+        """Add one parsed document, for :meth:`keep` to confirm; its number in the segment to come."""
+        self._undo()
+        self._adding = True
+        doc = self._kept
+        self._documents.append((id, source, (seq_no, version, primary_term)))
         self._source_bytes += len(source)
-        self._numbers.append((seq_no, version, primary_term))
         for name, found in values.items():
             collector = self._collectors.get(name)
             if collector is None:
@@ -73,16 +79,29 @@ class Builder:
             collector.add(doc, found)
         return doc
 
+    def keep(self, doc: int) -> None:
+        """Keep the document that was added last; doing it twice is allowed."""
+        self._kept, self._adding = doc + 1, False
+
+    def _undo(self) -> None:
+        if self._adding:
+            del self._documents[self._kept :]
+            for collector in self._collectors.values():
+                collector.undo(self._kept)
+            self._adding = False
+
     def source(self, doc: int) -> bytes:
-        return self._sources[doc]
+        return self._documents[doc][1]
 
     def build(self) -> Segment:
-        """The segment of all documents added so far."""
+        """The segment of all documents kept so far."""
+        self._undo()
         sections = RamSections()
-        size = len(self._ids)
+        size = self._kept
         fields = [collector.finish(sections, number, size)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
-        write_documents(sections, self._ids, self._sources, np.array(self._numbers, np.int64).reshape(-1, 3))
+        ids, sources, numbers = ([document[part] for document in self._documents] for part in range(3))
+        write_documents(sections, ids, sources, np.array(numbers, np.int64).reshape(-1, 3))
         return Segment(f"ram-{next(_names)}", size, fields, sections)
 
 
@@ -113,10 +132,7 @@ class TextCollector:
         self._value_docs: list[int] = []
         self._docs_seen: list[int] = []
         self._waiting = 0
-        self._ids: list[NDArray[np.uint32]] = []
-        self._docs: list[NDArray[np.uint32]] = []
-        self._positions: list[NDArray[np.uint32]] = []
-
+        self._tokens: list[tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]] = []
 
     def add(self, doc: int, values: list[Any]) -> None:
         if self._waiting >= CHUNK:
@@ -130,7 +146,12 @@ class TextCollector:
             self._value_docs.append(doc)
             self._waiting += len(data)
 
+    def undo(self, doc: int) -> None:
+        del self._docs_seen[bisect_left(self._docs_seen, doc) :]
+        _forget(doc, self._value_docs, self._values)
+
     def _tokenize(self) -> None:
+        """Turn the values that wait into tokens: their numbers of raw terms, documents and positions."""
         if not self._values:
             return
         data, ends = joined(self._values)
@@ -143,10 +164,10 @@ class TextCollector:
         base = before - before[first_of_doc]
         first_token = np.cumsum(counts) - counts
         positions = np.arange(values.size) - first_token[values] + base[values]
-        self._ids.append(self._interner.intern(data, np.ascontiguousarray(starts), np.ascontiguousarray(sizes)))
-        self._docs.append(value_docs[values].astype(np.uint32))
-        self._positions.append(positions.astype(np.uint32))
-        self._values, self._value_docs, self._waiting = [], [], 0
+        tokens = (self._interner.intern(data, np.ascontiguousarray(starts), np.ascontiguousarray(sizes)),
+                  value_docs[values].astype(np.uint32), positions.astype(np.uint32))
+        # One step, so that an interrupt comes before or after it.
+        self._tokens, self._values, self._value_docs, self._waiting = [*self._tokens, tokens], [], [], 0
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
         self._tokenize()
@@ -154,7 +175,7 @@ class TextCollector:
         exists = write_exists(sections, name, np.array(self._docs_seen, np.int64), size)
         if not field.index:
             return FieldInfo(number, name, field.type, exists=exists)
-        ids, docs, positions = map(_concatenated, (self._ids, self._docs, self._positions))
+        ids, docs, positions = (_concatenated([part[i] for part in self._tokens]) for i in range(3))
         terms, ranks = _ranked(self._interner.strings(), self._analyzer)
         token_ranks = ranks[ids] if ids.size else ids
         kept = token_ranks != DROPPED
@@ -179,12 +200,14 @@ class KeywordCollector:
         self._values: list[bytes] = []
         self._docs: list[int] = []
 
-
     def add(self, doc: int, values: list[Any]) -> None:
         for value in values:
             data = value.encode()
             self._values.append(data)
             self._docs.append(doc)
+
+    def undo(self, doc: int) -> None:
+        _forget(doc, self._docs, self._values)
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
         field, name = self._field, self._field.name
@@ -219,10 +242,12 @@ class NumberCollector:
         self._values: list[Any] = []
         self._docs: list[int] = []
 
-
     def add(self, doc: int, values: list[Any]) -> None:
         self._values.extend(values)
         self._docs.extend([doc] * len(values))
+
+    def undo(self, doc: int) -> None:
+        _forget(doc, self._docs, self._values)
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
         field, name = self._field, self._field.name
@@ -236,6 +261,12 @@ class NumberCollector:
             several = write_column(sections, name, docs, codes, size, distinct=False)
         return FieldInfo(number, name, field.type, column=kind if stored else "", multi_valued=several,
                          exists=exists)
+
+
+def _forget(doc: int, docs: list[int], values: list[Any]) -> None:
+    """Drop the values from ``doc`` on; a value whose document was not noted any more is one of them."""
+    del docs[bisect_left(docs, doc) :]
+    del values[len(docs) :]
 
 
 def _concatenated(parts: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:

@@ -182,6 +182,9 @@ def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
         return info.df if info else 0
     if isinstance(plan, AllPlan) and live is None:
         return segment.docs
+    if isinstance(plan, BoolPlan) and len(plan.must) > 1:
+        query = _Boolean(plan, segment, live)  # it leads with what is required, and leaps
+        return query.count() if query.possible else 0
     matching = bitmap(plan, segment)
     return bit_count(matching if live is None else matching & live)
 
@@ -275,6 +278,9 @@ class _Boolean:
         size = min(size, self.segment.docs)
         out = self._run(kernel.TOP, size)
         return out[2 : 2 + int(out[0])], int(out[1])
+
+    def count(self) -> int:
+        return int(self._run(kernel.COUNT, 0)[1])
 
     def all(self) -> Scored:
         out = self._run(kernel.ALL, min([self.segment.docs, *self._sizes]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -81,7 +83,7 @@ def create(
     return _create(OS_FILES, directory, made, chosen)
 
 
-def _create(files: Files, directory: str, mapping: Mapping, settings: Settings) -> Index:
+def _create(files: Files, directory: str, mapping: Mapping, settings: Settings, *, background: bool = True) -> Index:
     """`create` on any `Files`."""
     if manifests.generations(files, directory):
         raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
@@ -92,7 +94,8 @@ def _create(files: Files, directory: str, mapping: Mapping, settings: Settings) 
             raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
         manifest = new_manifest(mapping, settings)
         manifests.commit(files, directory, manifest)
-        return Index(files, directory, writer=Writer(files, directory, lock, manifest))
+        return Index(files, directory, writer=Writer(files, directory, lock, manifest, background=background),
+                     background=background)
     except BaseException:
         lock.release()
         raise
@@ -112,7 +115,9 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout:
     return _open(OS_FILES, directory, read_only, lock_timeout)
 
 
-def _open(files: Files, directory: str, read_only: bool = False, lock_timeout: float = 0) -> Index:
+def _open(
+    files: Files, directory: str, read_only: bool = False, lock_timeout: float = 0, *, background: bool = True,
+) -> Index:
     """`open` on any `Files`."""
     if read_only:
         return Index(files, directory, hold=manifests.hold(files, directory))
@@ -120,7 +125,8 @@ def _open(files: Files, directory: str, read_only: bool = False, lock_timeout: f
         raise IndexNotFoundError("no index here", path=directory, fix="check the path, or create the index")
     lock = WriterLock.acquire(directory, lock_timeout, files=files)
     try:
-        return Index(files, directory, writer=Writer(files, directory, lock, manifests.load_newest(files, directory)))
+        return Index(files, directory, writer=Writer(files, directory, lock, manifests.load_newest(files, directory),
+                                                     background=background), background=background)
     except BaseException:
         lock.release()
         raise
@@ -173,11 +179,9 @@ class Index:
             raise DocumentError("unknown op_type", path="op_type", found=op_type, expected="'index' or 'create'")
         _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(_new_id() if id is None else id)
-        writer = self._writable()
+        self._writable()
         source, body = _decoded(doc)
-        self._make_room(writer)
-        with writer.lock:
-            self._check_writing(writer)
+        with self._writing() as writer:
             found = writer.current(key, absent=id is None)
             return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
 
@@ -196,6 +200,21 @@ class Index:
         writer.put(key, _encoded(body) if source is None else source, values, mapping, found, version)
         return WriteResult(key.decode(), version.seq_no, version.version, version.primary_term,
                            "updated" if exists else "created")
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """Operations: room for them, the lock while they are applied and logged, then their acknowledgement."""
+        writer = self._writable()
+        self._make_room(writer)
+        with writer.lock:
+            self._check_writing(writer)
+            try:
+                yield writer
+            finally:
+                ticket = writer.logged()
+        writer.log.acknowledge(ticket)
+        if writer.log.size >= writer.settings.translog_flush_threshold_size:
+            self._wake()
 
     def _make_room(self, writer: Writer) -> None:
         """Bound memory before an operation: seal a full buffer, flush when segments in memory are as large again."""
@@ -216,7 +235,7 @@ class Index:
         (a string or an integer); without it ids are generated. ``progress`` shows a bar on stderr.
         """
         started = time.perf_counter()
-        writer = self._writable()
+        self._writable()
         if isinstance(docs, dict | bytes | bytearray | str) or not isinstance(docs, Iterable):
             raise DocumentError("these are not documents", path="docs", found=docs,
                                 expected="dicts or JSON texts, in a list or from a generator")
@@ -225,9 +244,7 @@ class Index:
         failed: list[BulkFailure] = []
         indexed = 0
         for items in _batches(_shown(docs, progress), id, failed):
-            self._make_room(writer)
-            with writer.lock:
-                self._check_writing(writer)
+            with self._writing() as writer:
                 absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
                 for (at, key, source, body), new in zip(items, absent, strict=True):
                     try:
@@ -250,12 +267,10 @@ class Index:
         """
         _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(id)
-        writer = self._writable()
+        self._writable()
         if not isinstance(partial, dict):
             raise DocumentError("a partial document is not an object", found=partial, expected="a dict")
-        self._make_room(writer)
-        with writer.lock:
-            self._check_writing(writer)
+        with self._writing() as writer:
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             if found is None or found.place is None:
@@ -275,10 +290,7 @@ class Index:
         """Delete a document; result ``deleted``, or ``not_found`` (which takes a seq_no, too)."""
         _check_condition(if_seq_no, if_primary_term)
         key = ids.id_bytes(id)
-        writer = self._writable()
-        self._make_room(writer)
-        with writer.lock:
-            self._check_writing(writer)
+        with self._writing() as writer:
             found = writer.current(key)
             writer.expect(key, found, if_seq_no, if_primary_term)
             exists = found is not None and found.place is not None
@@ -375,22 +387,21 @@ class Index:
 
     def put_mapping(self, mapping: Mapping | dict[str, Any]) -> None:
         """Add fields, or change what may change of those there are. MappingError for any other change."""
-        writer = self._writable()
-        with writer.lock:
-            self._check_writing(writer)
+        with self._writing() as writer:
             changed = writer.mapping.merge(mapping)
             if changed is not writer.mapping:
-                writer.change_mapping(changed, writer.next_seq_no)
+                writer.change_mapping(changed)
 
     def put_settings(self, settings: dict[str, Any]) -> None:
         """Change settings of the live index. SettingsError for one that cannot change."""
-        writer = self._writable()
-        with writer.lock:
-            self._check_writing(writer)
+        with self._writing() as writer:
             changed = writer.settings.updated(_dict(settings, SettingsError, "settings"))
-            if changed != writer.settings:
-                writer.change_settings(changed, writer.next_seq_no)
-                writer.publish()
+            if changed == writer.settings:
+                return
+            writer.change_settings(changed)
+        with writer.lock:
+            writer.publish()
+        writer.log.set_durability(changed.translog_durability, changed.translog_sync_interval)
         self._wake()
 
     def analyze(self, text: str, *, analyzer: str | None = None, field: str | None = None) -> list[Token]:
@@ -419,6 +430,7 @@ class Index:
             "buffer": {"docs": writer.buffered_docs if writer is not None else 0},
             "fields": len(self.mapping.fields),
             "generation": writer.manifest.generation if writer is not None else self._generation(),
+            "translog": dataclasses.asdict(writer.log.stats()) if writer is not None else None,
             "max_seq_no": writer.next_seq_no - 1 if writer is not None else self._manifest_seq_no(),
         }
 
@@ -436,14 +448,22 @@ class Index:
                 self._maintenance.cancel()
                 worker.stop()
             try:
-                if self._writer is not None and self._writer.failure is None:
-                    self._maintenance.flush()
-            finally:
                 if self._writer is not None:
-                    self._writer.write_lock.release()
+                    self._close_writer(self._writer)
+            finally:
                 if self._hold is not None:
                     self._hold.release()
                 self._reader.close()
+
+    def _close_writer(self, writer: Writer) -> None:
+        try:
+            if writer.failure is None and not writer.log.failed:
+                self._maintenance.flush()
+        finally:
+            try:
+                writer.log.close()
+            finally:
+                writer.write_lock.release()
 
     def __enter__(self) -> Index:
         return self
@@ -504,8 +524,11 @@ class Index:
                 self._writer.refresh()
 
     def _merge_in_background(self) -> None:
-        """Merge what the policy asks for. A failure is kept for the next write to report, or warned about."""
+        """Flush if the log has become long, then merge what the policy asks for. A failure is warned about."""
+        assert self._writer is not None
         try:
+            if self._writer.log.size >= self._writer.settings.translog_flush_threshold_size:
+                self._maintenance.flush()
             self._maintenance.merge_in_background()
         except MergeCancelled:
             return

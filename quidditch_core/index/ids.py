@@ -46,24 +46,42 @@ def write_ids(sections: RamSections, ids: list[bytes]) -> None:
     sections.put("ids.doc", order.astype(np.uint32))
 
 
+WHOLE = 4 << 20
+"""Bytes of ids up to which all of them are made readable when the first is asked for."""
+
+
 def id_of(segment: Segment, doc: int) -> bytes:
     """The id of a document."""
-    starts, base = segment.narrow("ids.start")
-    start, end = int(starts[doc]) + base, int(starts[doc + 1]) + base
-    segment.sections.need("ids", start, end - start)
-    return segment.sections.section("ids").data[start:end].tobytes()
+    starts, base, data, whole = _table(segment)
+    start, end = starts.item(doc) + base, starts.item(doc + 1) + base
+    if not whole:
+        segment.sections.need("ids", start, end - start)
+    return bytes(data[start:end])
+
+
+def _table(segment: Segment) -> tuple[NDArray[Any], int, memoryview, bool]:
+    """Starts and their base, the bytes of the ids, and whether all of them are readable."""
+    table: tuple[NDArray[Any], int, memoryview, bool] | None = segment.cache.get("ids.table")
+    if table is None:
+        size = segment.sections.size("ids")
+        whole = size <= WHOLE
+        if whole:
+            segment.sections.need("ids", 0, size)
+        starts, base = segment.narrow("ids.start")
+        table = segment.cache["ids.table"] = starts, base, segment.sections.section("ids").data.data, whole
+    return table
 
 
 def ids_of(segment: Segment, docs: list[int]) -> list[str]:
     """The ids of some documents; many are read as one range."""
-    if len(docs) < 8:
+    if len(docs) < 32:
         return [id_of(segment, doc).decode() for doc in docs]
-    starts, base = segment.narrow("ids.start")
+    starts, base, data, whole = _table(segment)
     at = np.array(docs, np.int64)
     begins, ends = starts[at].astype(np.int64) + base, starts[at + 1].astype(np.int64) + base
     first = int(begins.min())
-    segment.sections.need("ids", first, int(ends.max()) - first)
-    data = segment.sections.section("ids").data.data
+    if not whole:
+        segment.sections.need("ids", first, int(ends.max()) - first)
     return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
 

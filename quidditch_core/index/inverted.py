@@ -6,7 +6,7 @@ merging, which makes them from other segments.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,26 +24,32 @@ from .kernels import build
 from .kernels.terms import dictionary_write
 
 
+class _Memory(NamedTuple):
+    """What an interner keeps: where each string ends, its hash, the strings, and the hash table."""
+
+    ends: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    arena: NDArray[np.uint8]
+    table: NDArray[np.uint32]
+
+    def state(self, terms: int, used: int) -> NDArray[np.int64]:
+        """The kernels' view of it, valid while it lives: ``terms`` strings in ``used`` bytes."""
+        state = np.zeros(build.I_SLOTS, np.int64)
+        state[build.I_TERMS], state[build.I_USED] = terms, used
+        state[build.I_MASK], state[build.I_TABLE] = self.table.size - 1, address(self.table)
+        state[build.I_ENDS], state[build.I_HASHES] = address(self.ends), address(self.hashes)
+        state[build.I_MAX_TERMS] = self.ends.size
+        state[build.I_ARENA], state[build.I_ARENA_SIZE] = address(self.arena), self.arena.size
+        return state
+
+
 class Interner:
     """Numbers distinct byte strings in order of first sight."""
 
     def __init__(self) -> None:
-        self._state = np.zeros(build.I_SLOTS, np.int64)
-        self._ends = np.zeros(1024, np.int64)
-        self._hashes = np.zeros(1024, np.uint64)
-        self._arena = np.zeros(1 << 14, np.uint8)
-        self._table = np.zeros(4096, np.uint32)
-        self._bind()
-
-    def _bind(self) -> None:
-        state = self._state
-        state[build.I_MASK] = self._table.size - 1
-        state[build.I_TABLE] = address(self._table)
-        state[build.I_ENDS] = address(self._ends)
-        state[build.I_HASHES] = address(self._hashes)
-        state[build.I_MAX_TERMS] = self._ends.size
-        state[build.I_ARENA] = address(self._arena)
-        state[build.I_ARENA_SIZE] = self._arena.size
+        self._memory = _Memory(np.zeros(1024, np.int64), np.zeros(1024, np.uint64), np.zeros(1 << 14, np.uint8),
+                               np.zeros(4096, np.uint32))
+        self._state = self._memory.state(0, 0)
 
     def __len__(self) -> int:
         return int(self._state[build.I_TERMS])
@@ -63,20 +69,23 @@ class Interner:
 
     def _grow(self, size: int) -> None:
         terms, used = len(self), int(self._state[build.I_USED])
-        if used + size > self._arena.size:
-            self._arena = _larger(self._arena, used + size)
-        if terms >= min(self._ends.size, self._table.size // 2 - 1):
-            self._ends = _larger(self._ends, 2 * terms)
-            self._hashes = _larger(self._hashes, 2 * terms)
-            self._table = np.zeros(4 * self._table.size, np.uint32)
-            self._bind()
-            build.rehash(address(self._state))
-        self._bind()
+        ends, hashes, arena, table = self._memory
+        if used + size > arena.size:
+            arena = _larger(arena, used + size)
+        if terms >= min(ends.size, table.size // 2 - 1):
+            ends, hashes = _larger(ends, 2 * terms), _larger(hashes, 2 * terms)
+            table = np.zeros(2 * table.size, np.uint32)
+        memory = _Memory(ends, hashes, arena, table)
+        state = memory.state(terms, used)
+        if table is not self._memory.table:
+            build.rehash(address(state))
+        # One step: an interrupt must not leave a state with addresses of memory that is gone.
+        self._memory, self._state = memory, state
 
     def strings(self) -> list[bytes]:
         """The distinct strings by number."""
-        arena = self._arena[: int(self._state[build.I_USED])].tobytes()
-        ends = self._ends[: len(self)].tolist()
+        arena = self._memory.arena[: int(self._state[build.I_USED])].tobytes()
+        ends = self._memory.ends[: len(self)].tolist()
         return [arena[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 
 from ..errors import StorageError
 from . import manifest as manifests
@@ -20,7 +21,6 @@ from . import merge as merging
 from . import store
 from .holding import Bitmap, Holding
 from .writer import Writer, candidate
-
 
 REST = 0.25
 """Share of its time that a background merge rests, so that searches and writes get the cores."""
@@ -52,6 +52,7 @@ class Maintenance:
                 if not writer.uncommitted:
                     return
                 through = writer.next_seq_no - 1
+                generation = writer.log.rotate()
                 mapping, settings = writer.mapping.to_dict(), writer.settings.to_dict()
                 memory = [holding for holding in writer.holdings if holding.entry is None]
                 masks = {holding: holding.live for holding in writer.holdings}
@@ -68,6 +69,7 @@ class Maintenance:
                         holding.entry, holding.committed = entry, masks[holding]
                     writer.holdings = [h for h in writer.holdings if h.entry is None or h.entry.live_docs]
                     self._commit(through, mapping, settings)
+                    writer.log.trim(generation)
                     writer.tombstones = {id: v for id, v in writer.tombstones.items() if v.seq_no > through}
                     writer.publish()
             except BaseException as error:
@@ -145,7 +147,11 @@ class Maintenance:
         sources = [holding.source(masks[holding]) for holding in group]
         if not any(source.live_docs for source in sources):
             return None, None
-        merged = merging.merge(sources, pace)
+        if len(sources) == 1 and sources[0].live is None:
+            whole = sources[0].segment  # nothing to leave out: the segment goes to disk as it is
+            merged = merging.Merged(whole, [np.arange(whole.docs, dtype=np.int32)])
+        else:
+            merged = merging.merge(sources, pace)
         pace()
         with writer.lock:
             name = self._name("seg")

@@ -302,60 +302,58 @@ def collect_garbage(files: Files, directory: str, tiers: Iterable[Tier], current
 
     For a running writer, after `commit` of ``current``: blobs that no manifest names yet are left alone.
     """
-    kept, everything_known = set(current.blobs()), True
-    dropped: dict[int, Manifest | None] = {}
-    for file, generation, manifest in _others(files, directory, current):
-        # Unlinking while locked: a reader that comes now finds it locked, or no longer linked.
-        if generation < current.generation and file.lock(shared=False):
-            files.unlink(file.path)
-            dropped[generation] = manifest
-        elif manifest is None:
-            everything_known = False
-        else:
-            kept.update(manifest.blobs())
+    dropped, kept, everything_known = _drop_old(files, directory, current)
     orphans = {blob for manifest in dropped.values() if manifest for blob in manifest.blobs()} - kept
     return Garbage(tuple(dropped), _delete(tiers, orphans if everything_known else set()))
 
 
 def sweep(files: Files, directory: str, tiers: Iterable[Tier], current: Manifest) -> Garbage:
-    """Remove what no commit names: blobs and temporary files of a writer that crashed.
+    """Remove everything that ``current`` and the commits held by readers do not need.
 
-    For a writer that has just taken the lock, when nothing of its own is unpublished. Older commits stay until
-    it has made one itself: if the last writer died before its directory was durable, a power cut may still
-    take ``current`` away, and then the one before must be whole.
+    For a writer that has just taken the lock, when nothing of its own is unpublished and the name of ``current``
+    is durable: this is where blobs and temporary files of a crashed writer go.
     """
     tiers = list(tiers)
-    kept, everything_known = set(current.blobs()), True
-    for _, _, manifest in _others(files, directory, current):
-        if manifest is None:
-            everything_known = False
-        else:
-            kept.update(manifest.blobs())
+    dropped, kept, everything_known = _drop_old(files, directory, current)
     for entry in files.listdir(directory):
         if entry.endswith(TEMP) and _FILE.fullmatch(entry.removesuffix(TEMP)):
             files.unlink(os.path.join(directory, entry))
     for tier in tiers:
         tier.sweep()
     there = {(tier.name, name) for tier in tiers for name in tier.list()}
-    return Garbage((), _delete(tiers, there - kept if everything_known else set()))
+    return Garbage(tuple(dropped), _delete(tiers, there - kept if everything_known else set()))
 
 
-def _others(
+def _drop_old(
     files: Files, directory: str, current: Manifest,
-) -> Iterator[tuple[File, int, Manifest | None]]:
-    """All commits but ``current``: file, generation, and what it says (None: unreadable)."""
+) -> tuple[dict[int, Manifest | None], set[tuple[str, str]], bool]:
+    """Unlink manifests older than ``current`` that nobody holds.
+
+    Returns these (None: unreadable), the blobs that the others name, and whether all others could be read.
+    """
+    dropped: dict[int, Manifest | None] = {}
+    kept, everything_known = set(current.blobs()), True
     for generation in generations(files, directory):
         if generation == current.generation:
             continue
         file = files.open(os.path.join(directory, file_name(generation)), "r")
         try:
+            manifest: Manifest | None
             try:
                 manifest = _read(file)
             except (CorruptIndexError, FormatError):
                 manifest = None
-            yield file, generation, manifest
+            # Unlinking while locked: a reader that comes now finds it locked, or no longer linked.
+            if generation < current.generation and file.lock(shared=False):
+                files.unlink(file.path)
+                dropped[generation] = manifest
+            elif manifest is None:
+                everything_known = False
+            else:
+                kept.update(manifest.blobs())
         finally:
             file.close()
+    return dropped, kept, everything_known
 
 
 def _delete(tiers: Iterable[Tier], orphans: set[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -74,7 +74,6 @@ class Reader:
         started = time.perf_counter()
         if aggs is not None:
             raise UnsupportedError("aggregations are not supported by this version", path="aggs")
-        request = _request(query_or_body)
         changes: dict[str, Any] = {
             name: value for name, value in (("size", size), ("from_", from_), ("track_total_hits", track_total_hits))
             if value is not None}
@@ -84,8 +83,7 @@ class Reader:
             changes["source"] = parse_source(source)
         if highlight is not None:
             changes["highlight"] = parse_highlight(highlight)
-        if changes:
-            request = dataclasses.replace(request, **changes)
+        request = _request(query_or_body, changes)
         view = self.view
         window = view.settings.max_result_window
         if request.from_ + request.size > window:
@@ -150,12 +148,13 @@ class Reader:
         self.close()
 
 
-def _request(query_or_body: q.Query | dict[str, Any] | None) -> SearchRequest:
+def _request(query_or_body: q.Query | dict[str, Any] | None, changes: dict[str, Any]) -> SearchRequest:
     if query_or_body is None:
-        return SearchRequest()
+        return SearchRequest(**changes)
     if isinstance(query_or_body, q.Query):
-        return SearchRequest(query_or_body)
-    return parse_body(query_or_body)
+        return SearchRequest(query_or_body, **changes)
+    request = parse_body(query_or_body)
+    return dataclasses.replace(request, **changes) if changes else request
 
 
 def _query(query: q.Query | dict[str, Any] | None) -> q.Query:

@@ -1,8 +1,9 @@
 """The one writer of an index: operations in order, the buffer they wait in, and refresh.
 
-A document is put into the *buffer*, a builder; ``refresh`` turns the buffer into a segment in memory, applies
-the deletes and makes a new view. Flushing and merging are in ``maintenance``. Every method is called with
-``lock`` held, except where it says otherwise.
+An operation is applied, a document into the *buffer*, a builder, and written to the log before the lock is let go;
+if the log cannot take it, it is taken back. ``refresh`` turns the buffer into a segment in memory, applies the
+deletes and makes a new view. Flushing and merging are in ``maintenance``. Every method is called with ``lock`` held,
+except where it says otherwise.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ..codec.v1.stored import reader
 from ..config import Settings
-from ..errors import ConflictError, WriterFailedError
-from ..files import Files
+from ..errors import ConflictError, CorruptIndexError, RequestError, WriterFailedError
+from ..files import Files, ensure_directory
 from ..mapping import Mapping
 from ..segment import Segment
 from ..tiering import HOT
 from ..tiering.local import LocalTier
+from ..translog.log import Translog
+from ..translog.record import ChangeMapping, ChangeSettings, Delete, Index, Operation
 from . import ids, store
 from . import manifest as manifests
 from . import merge as merging
@@ -35,6 +39,7 @@ from .reader import Reader
 from .view import Leaf, View
 
 SEGMENTS_DIRECTORY = "segments"
+TRANSLOG_DIRECTORY = "translog"
 PRIMARY_TERM = 1
 MEMORY_FLOOR = 64 << 10
 """Bytes below which segments in memory count as equally small when they are merged."""
@@ -42,10 +47,22 @@ TOMBSTONE_BYTES = 500
 """Memory that a delete takes until a flush, near enough."""
 
 
+class _Applied(NamedTuple):
+    """An operation that was applied, and what was before: enough to take it back."""
+
+    operation: Operation
+    id: bytes  # empty: no document's
+    found: Version | None
+    mapping: Mapping
+    settings: Settings
+
+
 class Writer:
     """The state that operations change. ``published`` is what searches use; reading it needs no lock."""
 
-    def __init__(self, files: Files, directory: str, lock: WriterLock, manifest: Manifest) -> None:
+    def __init__(
+        self, files: Files, directory: str, lock: WriterLock, manifest: Manifest, *, background: bool = True,
+    ) -> None:
         self.lock = threading.RLock()
         self.files = files
         self.directory = directory
@@ -63,20 +80,30 @@ class Writer:
         self._builder = Builder()
         self.buffer = Holding(builder=self._builder)
         self._recent: dict[bytes, Version] = {}  # documents of the buffer
+        self._pending: list[_Applied] = []  # applied, but not in the log yet
         self.holdings: list[Holding] = []
         for entry in manifest.segments:
             live = store.read_live(self.tier, entry)
             self.holdings.append(Holding(segment=store.open_segment(self.tier, entry), entry=entry, live=live,
                                          committed=live, visible=True))
+        # What the last writer renamed before it died is perhaps not durable. All that follows builds on it.
+        files.sync_dir(directory)
         manifests.sweep(files, directory, [self.tier], manifest)
-        self.published = Reader(self._view())
+        logs = os.path.join(directory, TRANSLOG_DIRECTORY)
+        ensure_directory(files, logs)
+        self.log = Translog(files, logs, uuid=manifest.index_uuid, durability=self.settings.translog_durability,
+                            sync_interval=self.settings.translog_sync_interval, background=background)
+        for operation in self.log.recover(manifest.max_seq_no):
+            self._replay(operation)
+        self.published: Reader
+        self.refresh()
 
     # State
 
     def check(self) -> None:
         """Raise unless this writer may write."""
         self.write_lock.assert_owner()
-        if self.failure is not None:
+        if self.failure is not None or self.log.failed:
             raise WriterFailedError("an earlier write to disk failed, so that what is there is not known",
                                     path=self.directory, fix="close the index and open it again") from self.failure
 
@@ -142,28 +169,108 @@ class Writer:
         version: Version,
     ) -> None:
         """Add a parsed document as ``version``, in place of ``found``, the newest operation on its id."""
+        operation = Index(version.seq_no, version.primary_term, version.version, id.decode(), source)
+        applied = _Applied(operation, id, found, self.mapping, self.settings)
+        self._put(id, source, values, mapping, found, version)
+        self._pending.append(applied)
+
+    def delete(self, id: bytes, found: Version | None, version: Version) -> None:
+        """Delete the document of ``found`` as ``version``; its tombstone stays until a flush."""
+        operation = Delete(version.seq_no, version.primary_term, version.version, id.decode())
+        self._delete(id, found, version)
+        self._pending.append(_Applied(operation, id, found, self.mapping, self.settings))
+
+    def change_mapping(self, mapping: Mapping) -> None:
+        operation = ChangeMapping(self.next_seq_no, PRIMARY_TERM, mapping.to_dict())
+        self._pending.append(_Applied(operation, b"", None, self.mapping, self.settings))
+        self.mapping = mapping
+        self._advance(operation.seq_no)
+
+    def change_settings(self, settings: Settings) -> None:
+        operation = ChangeSettings(self.next_seq_no, PRIMARY_TERM, settings.to_dict())
+        self._pending.append(_Applied(operation, b"", None, self.mapping, self.settings))
+        self.settings = settings
+        self._advance(operation.seq_no)
+
+    def logged(self) -> int:
+        """Write what was applied since the last call to the log, as one batch; the ticket to acknowledge it by.
+
+        If the log cannot take it, nothing of it has happened, but for the numbers that it took.
+        """
+        pending, self._pending = self._pending, []
+        try:
+            return self.log.append([applied.operation for applied in pending])
+        except BaseException:
+            for applied in reversed(pending):
+                self._undo(applied)
+            raise
+
+    def _undo(self, applied: _Applied) -> None:
+        """Take back an operation under the lock under which it was applied, so that nobody has seen it."""
+        id, found = applied.id, applied.found
+        self.mapping, self.settings = applied.mapping, applied.settings
+        if not id:
+            return
+        written = self._recent.pop(id, None)
+        self.tombstones.pop(id, None)
+        if isinstance(applied.operation, Index) and written is not None and written.place is not None:
+            self.buffer.deletes.add(written.place[1])
+        if found is not None and found.place is not None:
+            holding, doc = found.place
+            holding.deletes.discard(doc)
+            if holding is self.buffer:
+                self._recent[id] = found
+        elif found is not None:
+            self.tombstones[id] = found
+
+    def _put(
+        self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, found: Version | None,
+        version: Version,
+    ) -> None:
         self.mapping = mapping
         doc = self._builder.add(id, source, values, mapping, seq_no=version.seq_no, version=version.version,
                                 primary_term=version.primary_term)
+        self._builder.keep(doc)
         self._forget(found)
         self.tombstones.pop(id, None)
         self._recent[id] = version._replace(place=(self.buffer, doc))
         self._advance(version.seq_no)
 
-    def delete(self, id: bytes, found: Version | None, version: Version) -> None:
-        """Delete the document of ``found`` as ``version``; its tombstone stays until a flush."""
+    def _delete(self, id: bytes, found: Version | None, version: Version) -> None:
         self._forget(found)
         self._recent.pop(id, None)
         self.tombstones[id] = version
         self._advance(version.seq_no)
 
-    def change_mapping(self, mapping: Mapping, seq_no: int) -> None:
-        self.mapping = mapping
-        self._advance(seq_no)
-
-    def change_settings(self, settings: Settings, seq_no: int) -> None:
-        self.settings = settings
-        self._advance(seq_no)
+    def _replay(self, operation: Operation) -> None:
+        """Apply an operation of the log, unless its id has a newer one."""
+        seq_no = operation.seq_no
+        try:
+            match operation:
+                case ChangeMapping():
+                    self.mapping = Mapping.from_dict(operation.mapping)
+                    self._advance(seq_no)
+                case ChangeSettings():
+                    self.settings = Settings.from_dict(operation.settings)
+                    self._advance(seq_no)
+                case Index() | Delete():
+                    id = ids.id_bytes(operation.id)
+                    found = self.current(id)
+                    if found is not None and found.seq_no >= seq_no:
+                        return
+                    version = Version(seq_no, operation.version, operation.primary_term, None)
+                    if isinstance(operation, Delete):
+                        self._delete(id, found, version)
+                    else:
+                        body = msgspec.json.decode(operation.source, type=dict[str, Any])
+                        values, mapping = self.mapping.parse_document(body)
+                        self._put(id, operation.source, values, mapping, found, version)
+        except (RequestError, msgspec.DecodeError) as error:
+            raise CorruptIndexError(
+                "an operation of the log cannot be applied", path=self.directory, found=f"operation {seq_no}: {error}",
+                fix="restore the index from a snapshot") from error
+        if self.buffer_full:
+            self.seal()
 
     def _forget(self, found: Version | None) -> None:
         if found is not None and found.place is not None:

@@ -2,11 +2,11 @@
 
 A log is a chain of files, the *generations*; only the newest is written. Appending gives a *ticket*, the
 position of the operations in the whole log; they are durable once the log is synced up to it. Threads that
-wait for that share a sync: the first is the leader and syncs what there is, the others wait for it, or for the
-next leader, who syncs for all of them.
+wait for that share a sync: the first is the leader and syncs what there is, the others wait for it, or for
+the next leader, who syncs for all of them.
 
 A sync that failed says nothing about what is on disk. Then the log is *failed*, for good: it is written and
-synced no more. And recovery relies only on that part of the newest file which is known to be synced. It copies
+synced no more. Recovery relies only on that part of the newest file which is known to be synced, and copies
 the rest into a new file, because syncing the old one could succeed without having written it.
 """
 
@@ -19,7 +19,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,14 +40,16 @@ from .record import (
 )
 from .replay import PIECE, Replay
 
-GATHER = 0.002
-ROUND = 8
+GATHER: Final = 0.002
+"""Seconds that a leader waits at most for others; one alone never waits."""
+MAX_SLEEP: Final = 60.0
+"""Seconds after which the thread of a log that nobody has closed finds out that nobody has it any more."""
 THREAD_NAME: Final = "quidditch-translog-sync"
 _TORN = re.compile(r"torn-(\d{16})", re.ASCII)
 
 
 class TornLogWarning(UserWarning):
-    """The log did not end with a whole batch. The rest was cut off and kept; it was not known to be synced."""
+    """The log did not end with a whole batch. The rest, never known to be synced, was cut off and kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,43 @@ class TranslogStats:
     fsyncs: int
     recovered: int
     torn: int
+
+
+class _Crowd:
+    """The threads that want a sync, of which a leader gathers some before it begins.
+
+    Without that the first sync would serve one thread, and all others would find it under way and queue. Half
+    of the threads that write at the same time is the goal: then the other half work while the disk does. How
+    many they are is estimated anew every few syncs. Used with ``lock`` held.
+    """
+
+    ROUND: Final = 8
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._arrived = threading.Condition(lock)
+        self._queue = 0  # those whom the next sync serves
+        self._goal = 1
+        self._syncs = 0  # in this round
+        self._arrivals: list[int] = []  # threads, in this round
+
+    def join(self) -> None:
+        self._queue += 1
+        self._arrivals.append(threading.get_ident())
+        if self._queue >= self._goal:
+            self._arrived.notify()
+
+    def gather(self) -> None:
+        """Wait for the goal. Whoever has joined by then is served by the sync that follows."""
+        self._syncs += 1
+        if self._syncs == self.ROUND:
+            # Threads that come one by one, as those of an idle pool may, are no crowd.
+            together = len(self._arrivals) - self.ROUND + 1
+            self._goal = max(1, min(len(set(self._arrivals)), together) // 2)
+            self._syncs = 0
+            self._arrivals.clear()
+        if not self._arrived.wait_for(lambda: self._queue >= self._goal, GATHER):
+            self._goal = self._queue
+        self._queue = 0
 
 
 class Translog:
@@ -95,11 +134,7 @@ class Translog:
         self._interval = sync_interval
         self._due: float | None = None  # when a sync must start although nobody waits for it
         self._syncing = False  # there is a leader
-        self._waiting = 0  # threads in `sync`, the leader among them
-        self._arrived = threading.Condition(self._lock)  # a leader waits here for more of them
-        self._seen: set[int] = set()  # threads that have synced in this round
-        self._crowd = 1  # how many they were in the round before
-        self._round = 0  # syncs in this round
+        self._crowd = _Crowd(self._lock)
         self._failure: BaseException | None = None
 
         self._file: File | None = None  # the current generation; None before recovery and after close
@@ -145,8 +180,8 @@ class Translog:
         with self._changed:
             return TranslogStats(
                 generation=self._generation, generations=len(self._older) + 1, size=self.size,
-                operations=self._operations, bytes=self._bytes, fsyncs=self._fsyncs, recovered=self._recovered,
-                torn=self.torn)
+                operations=self._operations, bytes=self._bytes, fsyncs=self._fsyncs,
+                recovered=self._recovered, torn=self.torn)
 
     # Append
 
@@ -165,7 +200,8 @@ class Translog:
                     self._length += len(batch)
             except BaseException:
                 self._length = start
-                self._cut_back(file)
+                with self._or_fail():
+                    file.truncate(start)
                 raise
             if self._length > start:
                 self._sealed = False
@@ -176,20 +212,24 @@ class Translog:
                     self._set_due(self._clock() + self._interval)
             return self._base + self._length
 
-    def _cut_back(self, file: File) -> None:
-        """Remove what a failed append may have left."""
-        try:
-            file.truncate(self._length)
-        except BaseException as error:
-            self._failure = error
-            raise self._failed() from error
-
     def _current(self) -> File:
         if self._failure is not None:
             raise self._failed() from self._failure
         if self._file is None:
             raise IndexClosedError("the log is not open", path=self._directory, fix="open the index again")
         return self._file
+
+    @contextmanager
+    def _or_fail(self) -> Iterator[None]:
+        """For steps after which, if they are interrupted, nobody knows what is on disk."""
+        try:
+            yield
+        except StorageError as error:
+            self._failure = error
+            raise self._failed() from error
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _failed(self) -> WriterFailedError:
         return WriterFailedError("writing the log failed, so that what is on disk is not known",
@@ -223,46 +263,35 @@ class Translog:
             return None if self._due is None else max(self._due - self._clock(), 0.0)
 
     def _sync(self, ticket: int) -> None:
-        self._waiting += 1
-        self._seen.add(threading.get_ident())
-        self._arrived.notify()
-        try:
-            while self._durable < ticket:
-                file = self._current()
-                if self._syncing:
-                    self._changed.wait()
-                else:
-                    self._lead(file)
-        finally:
-            self._waiting -= 1
+        self._crowd.join()
+        while self._durable < ticket:
+            file = self._current()
+            if self._syncing:
+                self._changed.wait()
+            else:
+                self._lead(file)
 
     def _lead(self, file: File) -> None:
         """Sync all that there is, for everybody. Others may append, and queue, meanwhile."""
         self._syncing = True
-        self._round += 1
-        if self._round == ROUND:
-            self._crowd, self._round = len(self._seen), 0
-            self._seen.clear()
-        # Half of the usual threads share this sync, the other half the next.
-        self._arrived.wait_for(lambda: self._waiting >= self._crowd // 2, GATHER)
-        target, due, done = self._length, self._due, False
-        self._due = None
-        self._changed.release()
         try:
-            file.fsync()
-            done = True
+            self._crowd.gather()
+            target, began = self._length, self._clock()
+            self._lock.release()
+            try:
+                file.fsync()
+            finally:
+                self._lock.acquire()
+            self._fsyncs += 1
+            self._synced = target
+            self._durable = self._base + target
+            overtaken = self._length > target and self._durability is Durability.ASYNC
+            self._due = began + self._interval if overtaken else None
         except StorageError as error:
             self._failure = error
             raise self._failed() from error
         finally:
-            self._changed.acquire()
             self._syncing = False
-            if done:
-                self._fsyncs += 1
-                self._synced = target
-                self._durable = self._base + target
-            else:
-                self._due = due
             self._changed.notify_all()
 
     def set_durability(self, durability: Durability, sync_interval: float) -> None:
@@ -285,10 +314,8 @@ class Translog:
 
     def _start_thread(self) -> None:
         if self._durability is Durability.ASYNC and self._wake is not None and self._thread is None:
-            wake = self._wake
             self._thread = threading.Thread(
-                target=_sync_when_due, args=(weakref.ref(self, lambda _: wake.set()), wake), name=THREAD_NAME,
-                daemon=True)
+                target=_sync_when_due, args=(weakref.ref(self), self._wake), name=THREAD_NAME, daemon=True)
             self._thread.start()
 
     # Generations
@@ -300,16 +327,16 @@ class Translog:
         """
         with self._changed:
             self._current()
-            while self._syncing or self._durable < self._base + self._length:
-                if self._syncing:
-                    self._changed.wait()
-                else:
-                    self._sync(self._base + self._length)
+            while self._durable < self._base + self._length:  # others may append while we sync
+                self._sync(self._base + self._length)
             old = self._current()
             if self._length > FILE_HEADER:
-                size = self._length
-                self._start(FileHeader(self._uuid, self._generation + 1, size, self._highest, FILE_HEADER), ())
-                self._older[self._generation - 1] = size
+                number, size = self._generation, self._length
+                header = FileHeader(self._uuid, number + 1, size, self._highest, FILE_HEADER)
+                new = self._write(header, ())
+                with self._or_fail():
+                    self._publish(new, header)
+                self._older[number] = size
                 with suppress(StorageError):  # all of it is durable
                     old.close()
             return self._generation
@@ -323,32 +350,30 @@ class Translog:
                     self._files.unlink(self._path(file_name(number)))
                     del self._older[number]
 
-    def _start(self, header: FileHeader, pieces: Iterable[bytes]) -> None:
-        """Make a generation of ``pieces``, durable with its name, the current one."""
-        path = self._path(file_name(header.generation))
-        first = encode_file_header(header)
-        temp = self._files.open(path + TEMP, "w")
+    def _write(self, header: FileHeader, pieces: Iterable[bytes]) -> File:
+        """A new generation with ``pieces`` in it, under a temporary name and not synced."""
+        new = self._files.open(self._path(file_name(header.generation) + TEMP), "w")
         try:
-            temp.append(first)
+            new.append(encode_file_header(header))
             for piece in pieces:
-                temp.append(piece)
+                new.append(piece)
         except BaseException:
-            temp.close()
             with suppress(StorageError):
-                self._files.unlink(temp.path)
+                new.close()
+                self._files.unlink(new.path)
             raise
+        return new
+
+    def _publish(self, new: File, header: FileHeader) -> None:
+        """Make what `_write` wrote durable, then its name, and append to it from now on."""
         try:
-            try:
-                temp.fsync()
-            finally:
-                temp.close()
-            self._files.rename(temp.path, path)
-            self._files.sync_dir(self._directory)
-            file = self._files.open(path, "a")
-        except BaseException as error:
-            self._failure = error
-            raise self._failed() from error
-        self._use(file, header, header.born, header.born)
+            new.fsync()
+        finally:
+            new.close()
+        path = self._path(file_name(header.generation))
+        self._files.rename(new.path, path)
+        self._files.sync_dir(self._directory)
+        self._use(self._files.open(path, "a"), header, header.born, header.born)
 
     def _use(self, file: File, header: FileHeader, length: int, synced: int) -> None:
         """Append to ``file`` from now on. Everything appended before is synced."""
@@ -371,7 +396,7 @@ class Translog:
                 if self._file is not None and self._failure is None:
                     self._sync(end)
                     self._seal(self._file)
-                elif self._durability is Durability.ASYNC and self._durable < end:
+                elif self._file is not None and self._durability is Durability.ASYNC and self._durable < end:
                     raise self._failed() from self._failure
         finally:
             with self._changed:
@@ -421,7 +446,8 @@ class Translog:
                 warning = self._keep_torn(replay)
                 self._go_on(replay)
             else:
-                self._start(FileHeader(self._uuid, 1, 0, after, FILE_HEADER), ())
+                first = FileHeader(self._uuid, 1, 0, after, FILE_HEADER)
+                self._publish(self._write(first, ()), first)
         for number in numbers:
             if number not in self._older and number != self._generation:
                 self._files.unlink(self._path(file_name(number)))
@@ -447,11 +473,12 @@ class Translog:
             copy.close()
         self._files.sync_dir(self._directory)
         self._torn.add(number)
-        return (f"{newest.path}: the last {stop - start} bytes, from offset {start}, are not a whole batch, as after "
-                f"a crash; they are cut off and kept in {path}; all before, up to operation {replay.highest}, is there")
+        return (f"{newest.path}: the last {stop - start} bytes, from offset {start}, are no whole batch, as after "
+                f"a crash; they were cut off and are kept in {path}; the operations before, up to "
+                f"{replay.highest}, are there")
 
     def _go_on(self, replay: Replay) -> None:
-        """Append to the newest generation if it is synced to its end, else to a new one that takes over the rest."""
+        """Append to the newest generation if it is synced to its end, else to a new one that gets the rest."""
         self._older = {old.header.generation: old.window.size for old in replay.generations}
         newest = replay.generations[-1]
         number = newest.header.generation
@@ -462,7 +489,7 @@ class Translog:
         born = FILE_HEADER + replay.end - replay.synced
         header = FileHeader(self._uuid, number + 1, replay.synced, replay.highest, born)
         seed = seed_of(encode_file_header(header))
-        self._start(header, newest.moved(replay.synced, replay.end, seed))
+        self._publish(self._write(header, newest.moved(replay.synced, replay.end, seed)), header)
 
 
 def _sync_when_due(log: weakref.ref[Translog], wake: threading.Event) -> None:
@@ -473,5 +500,5 @@ def _sync_when_due(log: weakref.ref[Translog], wake: threading.Event) -> None:
         except (WriterFailedError, IndexClosedError):
             return  # who calls next is told
         del alive
-        wake.wait(seconds)
+        wake.wait(MAX_SLEEP if seconds is None else seconds)
         wake.clear()

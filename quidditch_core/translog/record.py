@@ -69,7 +69,9 @@ _decoder = msgspec.msgpack.Decoder(list[Operation])
 
 
 def corrupt(what: str, path: str, offset: int, found: object, expected: str) -> CorruptIndexError:
-    return CorruptIndexError(f"{what} at offset {offset}", path=path, found=found, expected=expected, fix=REPAIR)
+    """The error for wrong bytes at ``offset`` of the file ``path``."""
+    return CorruptIndexError(f"{what} at offset {offset}", path=path, found=found, expected=expected,
+                             fix=REPAIR)
 
 
 def decode_operations(payload: bytes | memoryview, path: str, offset: int) -> list[Operation]:
@@ -179,11 +181,10 @@ def encode_file_header(header: FileHeader) -> bytes:
 
 
 def decode_file_header(data: bytes | memoryview, path: str, uuid: str, generation: int) -> FileHeader:
-    """The header in ``data``. FormatError if it is a newer one, else CorruptIndexError if it is not the
-    expected one."""
+    """The header in ``data``; FormatError if it is a newer one, CorruptIndexError if it is not this one."""
     data = bytes(data[:FILE_HEADER])
     if len(data) < FILE_HEADER or zlib.crc32(data[:-4]) != seed_of(data):
-        raise corrupt("damaged header of the log", path, 0, data, f"{FILE_HEADER} bytes that fit their checksum")
+        raise corrupt("damaged header", path, 0, data, f"{FILE_HEADER} bytes that fit their checksum")
     magic, version, found, *numbers, _ = _FILE.unpack(data)
     if magic != FILE_MAGIC:
         raise corrupt("not a log", path, 0, magic, repr(FILE_MAGIC))

@@ -150,7 +150,8 @@ class Generation:
                 piece.clear()
         if end != stop:
             raise _damage(self.window, end, self.path, f"whole batches up to offset {stop} were read before")
-        yield bytes(piece)
+        if piece:
+            yield bytes(piece)
 
 
 class Replay:

@@ -133,8 +133,8 @@ class StoredReader:
     def _unit(self, unit: int) -> bytes:
         recent: dict[int, bytes] | None = getattr(self._local, "units", None)
         if recent is None:
-            recent = self._local.units = {}
             self._local.decompressor = self._decompressor()
+            recent = self._local.units = {}
         raw = recent.get(unit)
         if raw is None:
             starts, base = self._segment.narrow("stored.start")
