@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from typing import Annotated, Any
 import quidditch_core as qc
 from quidditch_core import jit, query
 from quidditch_core.errors import QueryError, QuidditchError
+from quidditch_core.index.check import check as check_index
+from quidditch_core.index.repair import repair as repair_index
+from quidditch_core.result import RepairReport
 
 try:
     import typer
@@ -66,6 +70,46 @@ def stats(path: Path) -> None:
     """Print what an index holds, as JSON."""
     with _errors(), qc.open(path, read_only=True) as index:
         typer.echo(json.dumps(index.stats(), ensure_ascii=False, indent=2))
+
+
+@app.command()
+def check(path: Path) -> None:
+    """Verify every byte and every fact of an index; ends with 1 if anything is wrong."""
+    with _errors():
+        report = check_index(path, progress=_percent())
+    typer.echo(str(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(
+    path: Path,
+    to: Annotated[Path | None, typer.Option(help="Where the new index goes (default: PATH.repaired).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before writing.")] = False,
+) -> None:
+    """Salvage what is whole of a damaged index into a new one, and say exactly which documents are lost."""
+    def confirmed(report: RepairReport) -> bool:
+        typer.echo(f"what a repair gives:\n{report}")
+        return yes or typer.confirm("write the new index?")
+
+    target = path.with_name(path.name + ".repaired") if to is None else to
+    with _errors():
+        report = repair_index(path, target, confirm=confirmed, progress=_percent())
+    if not target.exists():
+        raise typer.Exit(1)
+    typer.echo(f"written:\n{report}")
+
+
+def _percent() -> Callable[[int, int], None] | None:
+    """Shows on a terminal how much of the bytes has been read."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(read: int, total: int) -> None:
+        print(f"\r{read / max(total, 1):4.0%}", end="\n" if read == total else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 @app.command()

@@ -18,7 +18,8 @@
     │   ├── IndexClosedError          use after close(), or after fork
     │   ├── ReadOnlyError             a write through a read-only index
     │   ├── LockError                 another writer holds the index
-    │   └── WriterFailedError         an earlier write to disk failed; reopen to go on
+    │   ├── WriterFailedError         an earlier write to disk failed; reopen to go on
+    │   └── DiskFullError             the disk is past the flood-stage watermark
     ├── CorruptIndexError             bytes on disk that fail their checksum or their bounds
     ├── FormatError                   written by a newer version
     └── StorageError (OSError)        the operating system refused a read or write
@@ -138,6 +139,10 @@ class LockError(StateError):
 
 class WriterFailedError(StateError):
     """An earlier write to disk failed, so that this writer refuses more; reopen the index."""
+
+
+class DiskFullError(StateError):
+    """The disk is fuller than ``cluster.routing.allocation.disk.watermark.flood_stage`` allows writes."""
 
 
 class CorruptIndexError(QuidditchError):

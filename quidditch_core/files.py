@@ -111,6 +111,9 @@ class Files(Protocol):
     def mkdir(self, path: str) -> None:
         """Create one directory; fine if it is there."""
 
+    def space(self, path: str) -> tuple[int, int]:
+        """Bytes of the disk that holds this directory, and how many of them are free for us."""
+
 
 class Blob(Protocol):
     """A named immutable byte string, open for reading: one address range of its full length.
@@ -333,6 +336,12 @@ class OsFiles:
             except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
+
+    def space(self, path: str) -> tuple[int, int]:
+        with _asking_to("look up the space", path):
+            state = os.statvfs(path)
+        # Blocks that are kept for root are neither used nor ours.
+        return (state.f_blocks - state.f_bfree + state.f_bavail) * state.f_frsize, state.f_bavail * state.f_frsize
 
     def mkdir(self, path: str) -> None:
         with _asking_to("create the directory", path):

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CorruptIndexError
+from .errors import MISSING, CorruptIndexError
 
 BLOCK = 128
 """Postings in a block; a term with fewer has no block headers."""
@@ -164,36 +164,67 @@ class Segment:
         self._lock = threading.Lock()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """Bytes of all sections."""
         return sum(self.sections.size(name) for name in self.sections.names())
 
-    def ints(self, name: str) -> NDArray[np.int64]:
-        """A whole section of integers, widened to int64 and cached."""
+    def ints(self, name: str, count: int) -> NDArray[np.int64]:
+        """The ``count`` integers of a section, widened to int64 and cached."""
         values = self.cache.get(name)
         if values is None:
-            values, base = self.narrow(name)
+            values, base = self.narrow(name, count)
             values = values.astype(np.int64) + base if values.dtype != np.int64 else values + base
             self.cache[name] = values
         result: NDArray[np.int64] = values
         return result
 
-    def narrow(self, name: str) -> tuple[NDArray[Any], int]:
-        """A whole section of integers as stored (read-only, unsigned) and the base to add."""
+    def narrow(self, name: str, count: int | None = None) -> tuple[NDArray[Any], int]:
+        """The integers of a section as stored (read-only, unsigned) and the base to add.
+
+        Any other number of them than ``count`` is damage; without it, more than one a document.
+        """
         self.sections.need(name, 0, self.sections.size(name))
         data, width, base = self.sections.section(name)
+        found = int.from_bytes(data.tobytes()[:8], "little") if width == 0 else data.size // width
+        if (data.size != 8 if width == 0 else data.size % width) or (found > self.docs + 1 if count is None
+                                                                     else found != count):
+            raise self.damaged(f"{name} has a wrong size", found=f"{found} integers in {data.size} bytes",
+                               expected=f"{self.docs + 1 if count is None else count} integers")
         if width == 0:
-            count = int.from_bytes(data.tobytes(), "little")
-            if not 0 <= count <= 8 * MAX_DOCS:
-                raise CorruptIndexError("a constant column has an impossible length", path=name, found=count)
-            return np.broadcast_to(np.uint8(0), (count,)), base
-        if width == 8:
-            return data.view(np.int64), base
-        return data.view(f"<u{width}"), base
+            return np.broadcast_to(np.uint8(0), (found,)), base
+        return data.view(np.int64 if width == 8 else f"<u{width}"), base
 
-    def array(self, name: str, dtype: Any) -> NDArray[Any]:
-        """A whole section as a read-only array of ``dtype``."""
-        self.sections.need(name, 0, self.sections.size(name))
+    def starts(self, name: str, rows: int, end: int) -> tuple[NDArray[Any], int]:
+        """``narrow`` of a section that says where each of ``rows`` begins, and that the last ends at ``end``."""
+        known: tuple[NDArray[Any], int] | None = self.cache.get(("starts", name))
+        if known is None:
+            values, base = known = self.narrow(name, rows + 1)
+            if values.item(0) + base != 0 or values.item(rows) + base != end or (values[1:] < values[:-1]).any():
+                raise self.damaged(f"{name} does not ascend from 0 to the end", expected=f"{end} at the end")
+            self.cache[("starts", name)] = known
+        return known
+
+    def array(self, name: str, dtype: Any, count: int | None = None) -> NDArray[Any]:
+        """A section as a read-only array of ``dtype``; any other number of items than ``count`` is damage."""
+        size = self.sections.size(name)
+        self.sections.need(name, 0, size)
+        item = np.dtype(dtype).itemsize
+        if size % item or (count is not None and size != count * item):
+            raise self.damaged(f"{name} has a wrong size", found=f"{size} bytes",
+                               expected=f"{count} times {item} bytes" if count is not None else None)
         return self.sections.section(name).data.view(dtype)
+
+    def text(self, data: bytes) -> str:
+        """An id or a term as text."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise self.damaged("text that is not UTF-8", found=data) from None
+
+    def damaged(self, what: str, *, found: Any = MISSING, expected: str | None = None) -> CorruptIndexError:
+        """The error for bytes of this segment that contradict themselves."""
+        return CorruptIndexError(what, path=self.key, found=found, expected=expected,
+                                 fix="restore the segment from a snapshot")
 
     def descriptor(self, field: str) -> FieldDescriptor:
         """What kernels are told about an indexed field; made once."""

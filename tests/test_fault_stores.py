@@ -349,6 +349,17 @@ def test_after_a_kill_the_changes_are_still_not_durable(files: CrashFiles) -> No
     assert files.after_crash(0, "drop").tree() == {"/a": b"0123456789"}
 
 
+def test_directories_that_a_dead_process_made_become_durable(files: CrashFiles) -> None:
+    files.mkdir("/d")
+    ensure_directory(files, "/d/e")
+    assert files.after_crash(0, "drop").exists("/d/e")
+    files.fail("sync_dir", number=errno.EACCES)  # a parent that we may not read: none of ours
+    ensure_directory(files, "/d/e")
+    files.fail("sync_dir")
+    with pytest.raises(StorageError, match="the device failed"):
+        ensure_directory(files, "/d/e")
+
+
 def test_every_step_can_be_the_last() -> None:
     def program(files: CrashFiles) -> None:
         ensure_directory(files, "/d")
@@ -431,7 +442,7 @@ def test_lasting_failures(files: CrashFiles) -> None:
 
 @pytest.mark.parametrize("operation", [
     "open", "append", "pread", "size", "truncate", "fsync", "map", "lock", "linked", "rename", "unlink", "sync_dir",
-    "listdir", "exists", "mkdir",
+    "listdir", "exists", "mkdir", "space",
 ])
 def test_every_operation_can_fail(files: CrashFiles, operation: str) -> None:
     files.mkdir("/d")
@@ -442,6 +453,7 @@ def test_every_operation_can_fail(files: CrashFiles, operation: str) -> None:
         "lock": lambda: file.lock(shared=True), "linked": file.linked, "rename": lambda: files.rename("/a", "/c"),
         "unlink": lambda: files.unlink("/c"), "sync_dir": lambda: files.sync_dir("/"),
         "listdir": lambda: files.listdir("/"), "exists": lambda: files.exists("/a"), "mkdir": lambda: files.mkdir("/e"),
+        "space": lambda: files.space("/"),
     }
     if operation == "unlink":
         calls["rename"]()

@@ -100,8 +100,9 @@ class Builder:
         size = self._kept
         fields = [collector.finish(sections, number, size)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
-        ids, sources, numbers = ([document[part] for document in self._documents] for part in range(3))
-        write_documents(sections, ids, sources, np.array(numbers, np.int64).reshape(-1, 3))
+        numbers = np.array([numbers for _, _, numbers in self._documents], np.int64).reshape(-1, 3)
+        write_documents(sections, [id for id, _, _ in self._documents],
+                        [source for _, source, _ in self._documents], numbers)
         return Segment(f"ram-{next(_names)}", size, fields, sections)
 
 

@@ -237,5 +237,5 @@ def _native(segment: Segment, key: _Key, code: int) -> Any:
     if key.type.is_keyword:
         if code % 2 == 0:
             return str(key.missing)
-        return postings.term_at(segment, key.field, code // 2).decode()
+        return segment.text(postings.term_at(segment, key.field, code // 2))
     return code

@@ -72,7 +72,10 @@ def exists(segment: Segment, name: str) -> NDArray[np.uint64]:
         return np.zeros(bitmap_words(segment.docs), np.uint64)
     if info.exists == segment.docs:
         return full_bitmap(segment.docs)
-    return segment.array(f"exists/{name}", np.uint64)
+    present: NDArray[np.uint64] = segment.array(f"exists/{name}", np.uint64, bitmap_words(segment.docs))
+    if int(present[-1]) >> (segment.docs % 64):
+        raise segment.damaged(f"exists/{name} has documents that are not there")
+    return present
 
 
 def in_range(segment: Segment, name: str, low: int, high: int) -> NDArray[np.uint64]:
@@ -80,9 +83,10 @@ def in_range(segment: Segment, name: str, low: int, high: int) -> NDArray[np.uin
     info = segment.fields.get(name)
     if info is None or not info.column or info.exists == 0 or low > high:
         return np.zeros(bitmap_words(segment.docs), np.uint64)
-    values, base = segment.narrow(f"column/{name}")
-    least = segment.array(f"column.min/{name}", np.int64)
-    most = segment.array(f"column.max/{name}", np.int64)
+    values, base = _values(segment, name, info.multi_valued)
+    granules = -(-values.size // GRANULE)
+    least = segment.array(f"column.min/{name}", np.int64, granules)
+    most = segment.array(f"column.max/{name}", np.int64, granules)
     hit = np.zeros(values.size, np.bool_)
     touched = (least <= high) & (most >= low)
     inside = touched & (least >= low) & (most <= high)
@@ -97,12 +101,22 @@ def in_range(segment: Segment, name: str, low: int, high: int) -> NDArray[np.uin
             part = values[rows]
             hit[rows] = (part >= floor) & (part <= ceiling)
     if info.multi_valued:
-        starts = segment.ints(f"column.start/{name}")
+        starts = segment.ints(f"column.start/{name}", segment.docs + 1)
         total = np.concatenate([[0], np.cumsum(hit)])
         hit = total[starts[1:]] > total[starts[:-1]]
     bits = np.zeros(bitmap_words(segment.docs) * 64, np.bool_)
     bits[: segment.docs] = hit
     return np.packbits(bits, bitorder="little").view(np.uint64) & exists(segment, name)
+
+
+def _values(segment: Segment, name: str, several: bool) -> tuple[NDArray[Any], int]:
+    """The codes as stored and their base: one a document, or as many as there are, which end where starts end."""
+    if not several:
+        return segment.narrow(f"column/{name}", segment.docs)
+    starts, base = segment.narrow(f"column.start/{name}", segment.docs + 1)
+    size = starts.item(segment.docs) + base
+    segment.starts(f"column.start/{name}", segment.docs, size)
+    return segment.narrow(f"column/{name}", size)
 
 
 def sort_codes(
@@ -113,9 +127,9 @@ def sort_codes(
     if info is None or not info.column or info.exists == 0:
         return np.zeros(docs.size, np.int64), np.zeros(docs.size, np.bool_)
     present = mask_of(exists(segment, name), segment.docs)[docs]
-    values, base = segment.narrow(f"column/{name}")
+    values, base = _values(segment, name, info.multi_valued)
     if info.multi_valued:
-        starts = segment.ints(f"column.start/{name}")
+        starts = segment.ints(f"column.start/{name}", segment.docs + 1)
         at = np.where(present, starts[docs + np.int64(1)] - 1 if greatest else starts[docs], 0)
     else:
         at = docs
@@ -125,9 +139,9 @@ def sort_codes(
 def column_values(segment: Segment, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All (document, code) pairs of a column, by document: what merging reads."""
     info = segment.fields[name]
-    codes = segment.ints(f"column/{name}")
+    codes = segment.ints(f"column/{name}", _values(segment, name, info.multi_valued)[0].size)
     if info.multi_valued:
-        starts = segment.ints(f"column.start/{name}")
+        starts = segment.ints(f"column.start/{name}", segment.docs + 1)
         return np.repeat(np.arange(segment.docs, dtype=np.int64), np.diff(starts)), codes
     docs = np.flatnonzero(mask_of(exists(segment, name), segment.docs))
     return docs, codes[docs]

@@ -203,7 +203,7 @@ def _bm25(
     if info is None or not info.norms:
         result: NDArray[np.float32] = bm25.score(plan.weight, freqs, plan.factors[1])
         return result
-    norms = segment.array(f"norms/{plan.field}", np.uint8)[docs]
+    norms = segment.array(f"norms/{plan.field}", np.uint8, segment.docs)[docs]
     result = bm25.score(plan.weight, freqs, plan.factors[norms])
     return result
 
@@ -313,7 +313,7 @@ def _phrase(plan: PhrasePlan, segment: Segment) -> tuple[NDArray[np.uint32], NDA
         postings.need(segment, plan.field, info, positions=True)
         group = groups.setdefault(term, len(groups)) if words.count(term) > 1 else -1
         rows += [offset, group, *info]
-    limit = min(info.df for info in found)
+    limit = min(info.df for info in found)  # no more than there are documents: find() sees to it
     descriptor = segment.descriptor(plan.field)
     query = np.array([len(found), plan.slop, descriptor.address, limit, *rows], np.int64)
     scratch = np.zeros(phrase_kernel.scratch_bytes(len(found)), np.uint8)

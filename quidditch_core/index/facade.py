@@ -37,12 +37,14 @@ from ..errors import (
 )
 from ..files import OS_FILES, Files, ensure_directory
 from ..mapping import Mapping
-from ..result import BulkFailure, BulkReport, Document, Explanation, SearchResult, WriteResult
+from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
 from ..tiering.local import LocalTier
 from . import ids, store
 from . import manifest as manifests
 from .background import Worker
+from .check import Progress, check_index
+from .disk import DiskWatch
 from .holding import Version
 from .lock import WriterLock
 from .maintenance import Maintenance, MergeCancelled
@@ -157,6 +159,7 @@ class Index:
         else:
             assert hold is not None
             self._followed = Reader(self._view_of(hold))
+        self._disk = DiskWatch(files, directory)
         self._workers: list[Worker[Index]] = []
         if writer is not None and background:
             self._workers = [Worker("refresh", self, Index._refresh_if_dirty, Index._refresh_interval),
@@ -205,6 +208,7 @@ class Index:
     def _writing(self) -> Iterator[Writer]:
         """Operations: room for them, the lock while they are applied and logged, then their acknowledgement."""
         writer = self._writable()
+        self._disk.check(writer.settings)
         self._make_room(writer)
         with writer.lock:
             self._check_writing(writer)
@@ -430,9 +434,18 @@ class Index:
             "buffer": {"docs": writer.buffered_docs if writer is not None else 0},
             "fields": len(self.mapping.fields),
             "generation": writer.manifest.generation if writer is not None else self._generation(),
+            "disk": {"total": self._disk.total, "free": self._disk.free, "level": self._disk.level},
             "translog": dataclasses.asdict(writer.log.stats()) if writer is not None else None,
             "max_seq_no": writer.next_seq_no - 1 if writer is not None else self._manifest_seq_no(),
         }
+
+    def check(self, *, progress: Progress | None = None) -> CheckReport:
+        """Verify every byte and every fact of the newest commit, of the log, and of what searches see.
+
+        ``progress(read, total)`` is told the bytes read so far and all there are. Searches and writes go on.
+        """
+        self._check()
+        return check_index(self._files, self._directory, self._reader.view, progress=progress)
 
     def close(self) -> None:
         """Flush and let the index go; closing twice is allowed. After a failed commit nothing is flushed."""

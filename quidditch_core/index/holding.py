@@ -86,7 +86,7 @@ class Holding:
     def bytes(self) -> int:
         if self.entry is not None:
             return self.entry.size
-        return self.segment.bytes if self.segment is not None else 0
+        return self.segment.size if self.segment is not None else 0
 
     def source(self, live: Bitmap | None) -> Source:
         assert self.segment is not None

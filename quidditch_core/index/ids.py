@@ -67,7 +67,7 @@ def _table(segment: Segment) -> tuple[NDArray[Any], int, memoryview, bool]:
         whole = size <= WHOLE
         if whole:
             segment.sections.need("ids", 0, size)
-        starts, base = segment.narrow("ids.start")
+        starts, base = segment.starts("ids.start", segment.docs, size)
         table = segment.cache["ids.table"] = starts, base, segment.sections.section("ids").data.data, whole
     return table
 
@@ -75,20 +75,24 @@ def _table(segment: Segment) -> tuple[NDArray[Any], int, memoryview, bool]:
 def ids_of(segment: Segment, docs: list[int]) -> list[str]:
     """The ids of some documents; many are read as one range."""
     if len(docs) < 32:
-        return [id_of(segment, doc).decode() for doc in docs]
+        return [segment.text(id_of(segment, doc)) for doc in docs]
     starts, base, data, whole = _table(segment)
     at = np.array(docs, np.int64)
     begins, ends = starts[at].astype(np.int64) + base, starts[at + 1].astype(np.int64) + base
     first = int(begins.min())
     if not whole:
         segment.sections.need("ids", first, int(ends.max()) - first)
-    return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    try:
+        return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    except UnicodeDecodeError as error:
+        raise segment.damaged("an id that is not UTF-8", found=error.object) from None
 
 
 def all_ids(segment: Segment) -> list[bytes]:
     """Every id, by document."""
     data = segment.array("ids", np.uint8).tobytes()
-    starts = segment.ints("ids.start").tolist()
+    segment.starts("ids.start", segment.docs, len(data))
+    starts = segment.ints("ids.start", segment.docs + 1).tolist()
     return [data[start:end] for start, end in pairwise(starts)]
 
 
@@ -98,9 +102,11 @@ def find(segment: Segment, id: bytes, hash: int) -> Iterator[int]:
         return
     hashes = _index(segment)
     at = int(hashes.searchsorted(hash))
-    docs = segment.array("ids.doc", np.uint32)
+    docs = segment.array("ids.doc", np.uint32, segment.docs)
     while at < hashes.size and hashes[at] == hash:
         doc = int(docs[at])
+        if doc >= segment.docs:
+            raise segment.damaged("ids.doc names a document that is not there", found=doc)
         if id_of(segment, doc) == id:
             yield doc
         at += 1
@@ -117,5 +123,5 @@ def candidates(segment: Segment, hashes: NDArray[np.int64]) -> NDArray[np.bool_]
 def _index(segment: Segment) -> NDArray[np.int64]:
     index: NDArray[np.int64] | None = segment.cache.get("ids.hash")
     if index is None:
-        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.int64)
+        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.int64, segment.docs)
     return index

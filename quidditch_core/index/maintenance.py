@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import msgspec
 import numpy as np
@@ -45,6 +46,7 @@ class Maintenance:
     def flush(self) -> None:
         """Refresh, write what is in memory as one blob, and commit everything up to now."""
         writer = self._writer
+        heir: Holding | None = None
         with self._jobs:
             with writer.lock:
                 writer.check()
@@ -63,19 +65,20 @@ class Maintenance:
                 heir, merged = self._rewritten(memory, masks)
                 changed = [h for h, mask in masks.items() if h.entry is not None and mask is not h.committed]
                 entries = {holding: self._masked(holding, masks[holding]) for holding in changed}
-                with writer.lock:
+                with self._all_or_failure():
                     self._replace(memory, heir, merged, masks)
                     for holding, entry in entries.items():
                         holding.entry, holding.committed = entry, masks[holding]
                     writer.holdings = [h for h in writer.holdings if h.entry is None or h.entry.live_docs]
                     self._commit(through, mapping, settings)
-                    writer.log.trim(generation)
                     writer.tombstones = {id: v for id, v in writer.tombstones.items() if v.seq_no > through}
                     writer.publish()
+                writer.log.trim(generation)
+                self._collect_garbage()
             except BaseException as error:
                 with writer.lock:
                     writer.uncommitted = True
-                    self._note(error)
+                self._note(error, heir)
                 raise
             finally:
                 for holding in memory:
@@ -122,20 +125,36 @@ class Maintenance:
         """Rewrite segments on disk as one, without what was deleted when the manifest was committed."""
         writer = self._writer
         masks = {holding: holding.committed for holding in group}
+        heir: Holding | None = None
         try:
             heir, merged = self._rewritten(group, masks, pace)
-            with writer.lock:
+            with self._all_or_failure():
                 self._replace(group, heir, merged, masks)
                 self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
                 writer.publish()
+            self._collect_garbage()
         except BaseException as error:
-            self._note(error)
+            self._note(error, heir)
             raise
 
-    def _note(self, error: BaseException) -> None:
-        """After a failed sync nothing is known of the file: the writer must not go on (and never syncs again)."""
+    @contextmanager
+    def _all_or_failure(self) -> Iterator[None]:
+        """The writer's lock, for steps after some of which the next commit would be a lie: then there is none."""
+        with self._writer.lock:
+            try:
+                yield
+            except BaseException as error:
+                self._writer.failure = error
+                raise
+
+    def _note(self, error: BaseException, heir: Holding | None) -> None:
+        """Draw the consequences of an error: refuse all further writes, or leave nothing behind."""
+        writer = self._writer
         if isinstance(error, StorageError) and error.action.startswith("sync"):
-            self._writer.failure = error
+            writer.failure = error  # nothing is known of the file, and nothing will be by syncing it again
+        if heir is not None and heir.entry is not None and writer.failure is None and heir not in writer.holdings:
+            with suppress(StorageError):
+                writer.tier.delete(heir.entry.name)  # a full disk must not fill up with what a flush left
 
     def _rewritten(
         self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None], pace: Callable[[], None] = lambda: None,
@@ -191,23 +210,22 @@ class Maintenance:
         return f"{kind}-{writer.next_blob - 1:012d}"
 
     def _commit(self, through: int, mapping: dict[str, object], settings: dict[str, object]) -> None:
-        """Names durable, manifest durable; then what nobody needs goes. The writer's lock is held."""
+        """Make the names of blobs durable, then a manifest of the holdings. The writer's lock is held."""
         writer = self._writer
         old = writer.manifest
-        try:
-            writer.tier.sync()
-            writer.write_lock.assert_intact()
-            manifest = msgspec.structs.replace(
-                old, generation=old.generation + 1, mapping=mapping,
-                mapping_version=old.mapping_version + (mapping != old.mapping), settings=settings,
-                max_seq_no=through, next_blob=writer.next_blob, committed_ms=time.time_ns() // 1_000_000,
-                segments=tuple(holding.entry for holding in writer.holdings if holding.entry is not None))
-            manifests.commit(writer.files, writer.directory, manifest)
-        except StorageError as error:
-            writer.failure = error
-            raise
+        writer.tier.sync()
+        writer.write_lock.assert_intact()
+        manifest = msgspec.structs.replace(
+            old, generation=old.generation + 1, mapping=mapping,
+            mapping_version=old.mapping_version + (mapping != old.mapping), settings=settings,
+            max_seq_no=through, next_blob=writer.next_blob, committed_ms=time.time_ns() // 1_000_000,
+            segments=tuple(holding.entry for holding in writer.holdings if holding.entry is not None))
+        manifests.commit(writer.files, writer.directory, manifest)
         writer.manifest = manifest
-        manifests.collect_garbage(writer.files, writer.directory, [writer.tier], manifest)
+
+    def _collect_garbage(self) -> None:
+        writer = self._writer
+        manifests.collect_garbage(writer.files, writer.directory, [writer.tier], writer.manifest)
 
 
 class _Pace:

@@ -76,7 +76,7 @@ def merge(sources: Sequence[Source], pace: Callable[[], None] = lambda: None) ->
         segment_ids, stored = all_ids(segment), reader(segment)
         ids += [segment_ids[doc] for doc in kept]
         sources_stored += [stored.read(doc) for doc in kept.tolist()]
-        numbers_parts.append(np.stack([segment.ints(name)[kept] for name in ("seq_no", "version", "primary_term")],
+        numbers_parts.append(np.stack([segment.ints(name, segment.docs)[kept] for name in ("seq_no", "version", "primary_term")],
                                       axis=1))
     write_documents(sections, ids, sources_stored, np.concatenate(numbers_parts))
     return Merged(Segment(f"merged-{next(_names)}", size, fields, sections), maps)
@@ -127,6 +127,8 @@ def _merge_column(
         if kind == "ord":
             text, ends, _ = read_terms(segment, name, 0, info.terms)
             translate = np.fromiter((ranks.get(term, -1) for term in split_terms(text, ends)), np.int64, info.terms)
+            if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < info.terms:
+                raise corrupt(segment, name, "column's ordinals")
             codes = translate[codes]
         all_docs.append(docs)
         all_codes.append(codes)
@@ -177,7 +179,7 @@ def _merge_postings(
     if norms is not None:
         for segment, numbers in indexed:
             live = numbers >= 0
-            norms[numbers[live]] = segment.array(f"norms/{name}", np.uint8)[live]
+            norms[numbers[live]] = segment.array(f"norms/{name}", np.uint8, segment.docs)[live]
     doc_count = _with_terms(inputs, name) if norms is None else int((norms > 0).sum())
     tokens = int(total_tokens.sum())
     avgdl = bm25.average_length(tokens, doc_count)

@@ -53,7 +53,7 @@ def _seek(segment: Segment, field: str, term: bytes) -> tuple[TermInfo | None, i
     row = np.zeros(8, np.int64)
     buffer = np.empty(kernels.SCRATCH_BYTES, np.uint8)
     found = kernels.dictionary_find(descriptor.address, block, address(text), len(term), address(buffer), address(row))
-    if found < 0:
+    if found < 0 or (found and int(row[1]) > segment.docs):
         raise corrupt(segment, field, "dictionary's terms")
     return (TermInfo(*row.tolist()) if found else None), int(row[0])
 
@@ -112,19 +112,21 @@ def read_terms(
         texts.append(text[:length])
         used += length
         done += read
+    if int(rows[:, 1].max()) > segment.docs:
+        raise corrupt(segment, field, "dictionary's document counts")
     return np.concatenate(texts), ends, rows
 
 
 def term_at(segment: Segment, field: str, ordinal: int) -> bytes:
     """The bytes of one term."""
+    if not 0 <= ordinal < segment.fields[field].terms:
+        raise corrupt(segment, field, "column's ordinals")
     cache = segment.cache.setdefault(("terms", field), {})
     block = ordinal // DICTIONARY_BLOCK
     terms: list[bytes] | None = cache.get(block)
     if terms is None:
         start = block * DICTIONARY_BLOCK
         stop = min(start + DICTIONARY_BLOCK, segment.fields[field].terms)
-        if not start <= ordinal < stop:
-            raise corrupt(segment, field, "column's ordinals")
         terms = split_terms(*read_terms(segment, field, start, stop)[:2])
         if len(cache) >= _CACHED_TERMS:
             cache.clear()

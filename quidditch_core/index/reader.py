@@ -118,7 +118,7 @@ class Reader:
         if found is None:
             return None
         segment, doc = found
-        seq_no, version, term = (int(segment.ints(name)[doc]) for name in ("seq_no", "version", "primary_term"))
+        seq_no, version, term = (int(segment.ints(name, segment.docs)[doc]) for name in ("seq_no", "version", "primary_term"))
         return Document(id, stored_reader(segment).read(doc), seq_no, version, term)
 
     def segments(self) -> list[SegmentInfo]:
@@ -130,8 +130,8 @@ class Reader:
     def layout(self) -> list[list[tuple[str, int, bool]]]:
         """For each segment, each document's (id, seq_no, whether it lives), in the order that breaks ties."""
         return [
-            [(id.decode(), seq_no, live) for id, seq_no, live in zip(
-                ids.all_ids(leaf.segment), leaf.segment.ints("seq_no").tolist(),
+            [(leaf.segment.text(id), seq_no, live) for id, seq_no, live in zip(
+                ids.all_ids(leaf.segment), leaf.segment.ints("seq_no", leaf.segment.docs).tolist(),
                 mask_of(leaf.accepted, leaf.segment.docs).tolist(), strict=True)]
             for leaf in self.view.leaves]
 

@@ -20,7 +20,7 @@ def write_segment(tier: Tier, name: str, segment: Segment, codec: str) -> Segmen
     """Write ``segment`` as blob ``name``, durable but for its name; what the manifest will say of it."""
     tails: list[segment_file.Tail] = []
     info = tier.write(name, segment_file.write(segment, codec_named(codec), tails.append))
-    numbers = segment.ints("seq_no")
+    numbers = segment.ints("seq_no", segment.docs)
     return SegmentEntry(
         name=name, tier=tier.name, size=info.size, tail_offset=tails[0].offset, tail_crc=tails[0].crc,
         sha256=info.sha256, docs=segment.docs, live_docs=segment.docs, min_seq_no=int(numbers.min()),

@@ -48,13 +48,14 @@ TOMBSTONE_BYTES = 500
 
 
 class _Applied(NamedTuple):
-    """An operation that was applied, and what was before: enough to take it back."""
+    """An operation, and what was before: enough to take it back, wherever it was broken off."""
 
     operation: Operation
     id: bytes  # empty: no document's
     found: Version | None
     mapping: Mapping
     settings: Settings
+    doc: int  # the number that a document gets in the buffer
 
 
 class Writer:
@@ -80,6 +81,7 @@ class Writer:
         self._builder = Builder()
         self.buffer = Holding(builder=self._builder)
         self._recent: dict[bytes, Version] = {}  # documents of the buffer
+        self._under_way: _Applied | None = None  # being applied, or broken off by an interrupt (Ctrl-C)
         self._pending: list[_Applied] = []  # applied, but not in the log yet
         self.holdings: list[Holding] = []
         for entry in manifest.segments:
@@ -102,6 +104,7 @@ class Writer:
 
     def check(self) -> None:
         """Raise unless this writer may write."""
+        self._settle()
         self.write_lock.assert_owner()
         if self.failure is not None or self.log.failed:
             raise WriterFailedError("an earlier write to disk failed, so that what is there is not known",
@@ -169,34 +172,50 @@ class Writer:
         version: Version,
     ) -> None:
         """Add a parsed document as ``version``, in place of ``found``, the newest operation on its id."""
-        operation = Index(version.seq_no, version.primary_term, version.version, id.decode(), source)
-        applied = _Applied(operation, id, found, self.mapping, self.settings)
+        self._begin(Index(version.seq_no, version.primary_term, version.version, id.decode(), source), id, found)
         self._put(id, source, values, mapping, found, version)
-        self._pending.append(applied)
+        self._end()
 
     def delete(self, id: bytes, found: Version | None, version: Version) -> None:
         """Delete the document of ``found`` as ``version``; its tombstone stays until a flush."""
-        operation = Delete(version.seq_no, version.primary_term, version.version, id.decode())
+        self._begin(Delete(version.seq_no, version.primary_term, version.version, id.decode()), id, found)
         self._delete(id, found, version)
-        self._pending.append(_Applied(operation, id, found, self.mapping, self.settings))
+        self._end()
 
     def change_mapping(self, mapping: Mapping) -> None:
-        operation = ChangeMapping(self.next_seq_no, PRIMARY_TERM, mapping.to_dict())
-        self._pending.append(_Applied(operation, b"", None, self.mapping, self.settings))
+        self._begin(ChangeMapping(self.next_seq_no, PRIMARY_TERM, mapping.to_dict()))
         self.mapping = mapping
-        self._advance(operation.seq_no)
+        self._advance(self.next_seq_no)
+        self._end()
 
     def change_settings(self, settings: Settings) -> None:
-        operation = ChangeSettings(self.next_seq_no, PRIMARY_TERM, settings.to_dict())
-        self._pending.append(_Applied(operation, b"", None, self.mapping, self.settings))
+        self._begin(ChangeSettings(self.next_seq_no, PRIMARY_TERM, settings.to_dict()))
         self.settings = settings
-        self._advance(operation.seq_no)
+        self._advance(self.next_seq_no)
+        self._end()
+
+    def _begin(self, operation: Operation, id: bytes = b"", found: Version | None = None) -> None:
+        self._under_way = _Applied(operation, id, found, self.mapping, self.settings, self._builder.docs)
+
+    def _end(self) -> None:
+        assert self._under_way is not None
+        self._pending.append(self._under_way)
+        self._under_way = None
+
+    def _settle(self) -> None:
+        """Take back the operation that an interrupt broke off; if this is broken off too, the next call does it."""
+        broken = self._under_way
+        if broken is not None:
+            if not self._pending or self._pending[-1] is not broken:
+                self._undo(broken)
+            self._under_way = None
 
     def logged(self) -> int:
         """Write what was applied since the last call to the log, as one batch; the ticket to acknowledge it by.
 
         If the log cannot take it, nothing of it has happened, but for the numbers that it took.
         """
+        self._settle()
         pending, self._pending = self._pending, []
         try:
             return self.log.append([applied.operation for applied in pending])
@@ -211,10 +230,10 @@ class Writer:
         self.mapping, self.settings = applied.mapping, applied.settings
         if not id:
             return
-        written = self._recent.pop(id, None)
+        self._recent.pop(id, None)
         self.tombstones.pop(id, None)
-        if isinstance(applied.operation, Index) and written is not None and written.place is not None:
-            self.buffer.deletes.add(written.place[1])
+        if isinstance(applied.operation, Index) and self._builder.docs > applied.doc:
+            self.buffer.deletes.add(applied.doc)
         if found is not None and found.place is not None:
             holding, doc = found.place
             holding.deletes.discard(doc)
@@ -305,15 +324,13 @@ class Writer:
 
     def seal(self) -> None:
         """Turn the buffer into a segment, which the next refresh shows."""
-        builder = self._builder
-        if builder.docs == 0:
+        self._settle()
+        if self._builder.docs == 0:
             return
-        sealed = self.buffer
-        sealed.segment = builder.build()
-        self._builder = Builder()
-        self.buffer = Holding(builder=self._builder)
-        self.holdings.append(sealed)
-        self._recent.clear()
+        sealed, segment, builder = self.buffer, self._builder.build(), Builder()
+        buffer, holdings = Holding(builder=builder), [*self.holdings, self.buffer]
+        # One step, which an interrupt cannot break off.
+        sealed.segment, self.holdings, self._builder, self.buffer, self._recent = segment, holdings, builder, buffer, {}
         sealed.builder = None
 
     def refresh(self) -> None:
@@ -324,8 +341,8 @@ class Writer:
             holding.visible = True
         self.holdings = [h for h in self.holdings if h.entry is not None or h.busy or h.live_docs]
         self._merge_in_memory()
-        self.dirty = False
         self.publish()
+        self.dirty = False
 
     def _merge_in_memory(self) -> None:
         """Merge like-sized neighbours in memory, so that frequent refreshes do not leave many."""
@@ -349,7 +366,7 @@ def candidate(position: int, holding: Holding) -> merging.Candidate:
 
 
 def _number(segment: Segment, name: str, doc: int) -> int:
-    values, base = segment.narrow(name)
+    values, base = segment.narrow(name, segment.docs)
     return int(values[doc]) + base
 
 

@@ -56,7 +56,7 @@ OPERATIONS: Final = {
     "open": "open", "append": "write", "pread": "read", "size": "read the size", "truncate": "truncate",
     "fsync": "sync", "map": "map", "lock": "lock", "linked": "look up", "rename": "rename", "unlink": "remove",
     "sync_dir": "sync the directory", "listdir": "list the directory", "exists": "look up",
-    "mkdir": "create the directory",
+    "mkdir": "create the directory", "space": "look up the space",
 }
 """What `CrashFiles.fail` can let fail and `CrashFiles.counts` counts, with the words of its error."""
 
@@ -267,10 +267,12 @@ class CrashFiles:
     """`Files` in memory. New, it holds the directory ``/`` alone; safe to use from many threads.
 
     ``counts``: calls of each operation, failed ones included. ``steps``: what happened to the medium, in order.
+    ``disk``: what ``space`` answers, (total, free) bytes.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.disk = (1 << 40, 1 << 40)
         self.steps: list[Step] = []
         self._mutex = threading.RLock()
         self._root = DirectoryNode({}, {})
@@ -392,6 +394,11 @@ class CrashFiles:
             self._enter("exists", path)
             return not isinstance(self._find(path), int)
 
+    def space(self, path: str) -> tuple[int, int]:
+        with self._mutex:
+            self._enter("space", path)
+            return self.disk
+
     def mkdir(self, path: str) -> None:
         with self._mutex:
             self._enter("mkdir", path)
@@ -493,10 +500,10 @@ class CrashFile:
         with self._files._mutex:
             failure = self._files._enter("fsync", self.path, may_begin=True)
             node = self._still_open("fsync")
-            self._files._step("fsync", self.path)
             if failure is not None:
                 node.doubt()
                 raise failure
+            self._files._step("fsync", self.path)
             node.sync()
 
     def map(self) -> memoryview:

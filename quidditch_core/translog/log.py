@@ -142,7 +142,6 @@ class Translog:
         self._seed = 0
         self._length = 0  # of the file, all whole batches
         self._synced = 0  # of the file
-        self._sealed = True  # its bytes prove that it was synced to its end
         self._base = 0  # position of the file in the log: ticket = base + offset
         self._durable = 0  # position up to which the log is synced
 
@@ -204,7 +203,6 @@ class Translog:
                     file.truncate(start)
                 raise
             if self._length > start:
-                self._sealed = False
                 self._highest = max(self._highest, operations[-1].seq_no)
                 self._operations += len(operations)
                 self._bytes += self._length - start
@@ -373,13 +371,13 @@ class Translog:
         path = self._path(file_name(header.generation))
         self._files.rename(new.path, path)
         self._files.sync_dir(self._directory)
-        self._use(self._files.open(path, "a"), header, header.born, header.born)
+        self._use(self._files.open(path, "a"), header, header.born)
 
-    def _use(self, file: File, header: FileHeader, length: int, synced: int) -> None:
-        """Append to ``file`` from now on. Everything appended before is synced."""
+    def _use(self, file: File, header: FileHeader, length: int) -> None:
+        """Append to ``file`` from now on. It, and everything appended before, is synced."""
         self._durable = self._base + self._length
         self._base = self._durable - length
-        self._file, self._length, self._synced, self._sealed = file, length, synced, True
+        self._file, self._length, self._synced = file, length, length
         self._generation, self._seed = header.generation, seed_of(encode_file_header(header))
 
     def _path(self, name: str) -> str:
@@ -395,7 +393,6 @@ class Translog:
                 end = self._base + self._length
                 if self._file is not None and self._failure is None:
                     self._sync(end)
-                    self._seal(self._file)
                 elif self._file is not None and self._durability is Durability.ASYNC and self._durable < end:
                     raise self._failed() from self._failure
         finally:
@@ -408,13 +405,6 @@ class Translog:
             if self._wake is not None and self._thread is not None:
                 self._wake.set()
                 self._thread.join()
-
-    def _seal(self, file: File) -> None:
-        """Write into the file that it is synced to its end, so that damage is known to be damage."""
-        if not self._sealed:
-            with suppress(StorageError):  # a courtesy: the operations are durable without it
-                file.append(encode_batch((), self._length, self._synced, self._seed))
-                file.fsync()
 
     # Recover
 
@@ -473,21 +463,20 @@ class Translog:
             copy.close()
         self._files.sync_dir(self._directory)
         self._torn.add(number)
-        return (f"{newest.path}: the last {stop - start} bytes, from offset {start}, are no whole batch, as after "
-                f"a crash; they were cut off and are kept in {path}; the operations before, up to "
-                f"{replay.highest}, are there")
+        return (f"{newest.path}: the last {stop - start} bytes, from offset {start}, are no whole batch, as "
+                f"after a crash; they are cut off and kept in {path}; up to {replay.highest}, all operations "
+                "are there")
 
     def _go_on(self, replay: Replay) -> None:
-        """Append to the newest generation if it is synced to its end, else to a new one that gets the rest."""
-        self._older = {old.header.generation: old.window.size for old in replay.generations}
+        """Append to the newest generation if it is synced to its end, else to a new one with the rest."""
         newest = replay.generations[-1]
-        number = newest.header.generation
-        if replay.end == newest.window.size and not replay.tail_has_operations:
-            del self._older[number]
-            self._use(self._files.open(newest.path, "a"), newest.header, replay.end, replay.synced)
+        self._older = {old.header.generation: old.window.size for old in replay.generations}
+        if replay.synced == replay.end == newest.window.size:
+            del self._older[newest.header.generation]
+            self._use(self._files.open(newest.path, "a"), newest.header, replay.end)
             return
         born = FILE_HEADER + replay.end - replay.synced
-        header = FileHeader(self._uuid, number + 1, replay.synced, replay.highest, born)
+        header = FileHeader(self._uuid, newest.header.generation + 1, replay.synced, replay.highest, born)
         seed = seed_of(encode_file_header(header))
         self._publish(self._write(header, newest.moved(replay.synced, replay.end, seed)), header)
 

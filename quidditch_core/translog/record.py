@@ -79,8 +79,6 @@ def decode_operations(payload: bytes | memoryview, path: str, offset: int) -> li
 
     No size in the payload is believed beyond the payload's own length.
     """
-    if not payload:
-        return []
     try:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -121,10 +119,9 @@ def decode_header(data: bytes | memoryview, at: int, offset: int, seed: int) -> 
 
 
 def encode_batch(operations: Sequence[Operation], offset: int, synced: int, seed: int) -> bytearray:
-    """One batch, to be written at ``offset``. Without operations it only says what is synced: a *seal*."""
+    """One batch, to be written at ``offset`` of a file that is synced up to ``synced``."""
     batch = bytearray(BATCH_HEADER)
-    if operations:
-        _encoder.encode_into(operations, batch, BATCH_HEADER)
+    _encoder.encode_into(operations, batch, BATCH_HEADER)
     length = len(batch) - BATCH_HEADER
     if length > MAX_PAYLOAD:
         raise RequestError("the operation is too large for the log", found=f"{length} bytes",

@@ -99,11 +99,10 @@ def headers(window: Window, start: int, seed: int) -> Iterator[tuple[int, BatchH
         start += len(piece) - BATCH_HEADER + 1
 
 
-def judge(window: Window, end: int, synced: int, seed: int, path: str) -> int:
-    """Whether the newest generation may end at ``end``, where its whole batches do.
+def judge(window: Window, end: int, synced: int, seed: int, path: str) -> None:
+    """Raise CorruptIndexError unless the newest generation may end at ``end``, where its whole batches do.
 
-    ``synced``: up to where it was, as far as they say. Returns that, from all headers there are;
-    CorruptIndexError if it is beyond ``end``.
+    ``synced``: up to where they say that it was. Headers behind the end may know more.
     """
     if end < synced:
         raise _damage(window, end, path, f"the log was synced up to offset {synced}")
@@ -111,8 +110,6 @@ def judge(window: Window, end: int, synced: int, seed: int, path: str) -> int:
         if header.synced > end:
             raise _damage(window, end, path,
                           f"the log was synced up to offset {header.synced}, says the header at {offset}")
-        synced = max(synced, header.synced)
-    return synced
 
 
 def _damage(window: Window, offset: int, path: str, why: str) -> CorruptIndexError:
@@ -203,7 +200,7 @@ class Replay:
         if self.generations:
             newest = self.generations[-1]
             yield from self._read(newest, newest.window.size)
-            self.synced = judge(newest.window, self.end, self.synced, newest.seed, newest.path)
+            judge(newest.window, self.end, self.synced, newest.seed, newest.path)
 
     def _read(self, generation: Generation, stop: int) -> Iterator[Operation]:
         self.end, self.synced = FILE_HEADER, generation.header.born
@@ -213,12 +210,6 @@ class Replay:
             for operation in decode_operations(batch.payload, generation.path, batch.offset):
                 self.highest = max(self.highest, operation.seq_no)
                 yield operation
-
-    @property
-    def tail_has_operations(self) -> bool:
-        """Whether any are in whole batches that are not known to be synced."""
-        newest = self.generations[-1]
-        return any(batch.payload for batch in newest.batches(self.synced, self.end))
 
     def close(self) -> None:
         for generation in self.generations:

@@ -204,7 +204,7 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
         length = int.from_bytes(tail[-8:], "little")
         table = len(tail) - 8 - length
         contents = msgspec.msgpack.decode(tail[max(table, 0) : -8], type=Contents)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(blob, "the table of contents does not decode", str(error)) from error
     checksums = tail[contents.checksums : table]
     if len(checksums) % 4:
@@ -215,12 +215,23 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
     end = tail_offset + len(tail)
     for entry in contents.sections:
         if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > end \
-                or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset):
+                or entry.offset < tail_offset < entry.offset + entry.length \
+                or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset) \
+                or not -(2**63) <= entry.base < 2**63:
             raise _damaged(blob, "a section lies outside the file", entry)
         if entry.name.partition("/")[0] not in _KINDS and not entry.optional:
             raise FormatError("the segment has a section that this version does not know", path=blob.name,
                               found=entry.name, fix="upgrade quidditch-core")
     entries = {entry.name: entry for entry in contents.sections}
+    if len(entries) != len(contents.sections):
+        raise _damaged(blob, "a section is there twice", len(contents.sections))
+    if contents.stored != "zstd":
+        raise _damaged(blob, "documents are stored in an unknown way", contents.stored)
+    for field in contents.fields:
+        if not (0 <= field.doc_count <= contents.docs >= field.exists >= 0 <= field.terms <= field.sum_df + 1
+                and 0 <= field.sum_df <= field.sum_ttf < 2**62 and field.doc_count <= max(field.sum_ttf, 0)
+                and field.column in ("", "i64", "f64", "ord")):
+            raise _damaged(blob, "a field counts what cannot be", field)
     return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),
                    stored=contents.stored, owner=blob)
 

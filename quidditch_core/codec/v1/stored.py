@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
-from ...errors import CorruptIndexError, SettingsError
+from ...errors import SettingsError
 from ...segment import RamSections, Segment
 
 MAX_UNIT = 1 << 30
@@ -113,35 +113,38 @@ class StoredReader:
         """The stored bytes of a document."""
         segment = self._segment
         if segment.stored == "raw":
-            starts, base = segment.narrow("stored.start")
+            starts, base = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
             start, end = int(starts[doc]) + base, int(starts[doc + 1]) + base
             segment.sections.need("stored", start, end - start)
             return segment.sections.section("stored").data[start:end].tobytes()
         firsts, base = segment.narrow("stored.first")
         unit = int(np.searchsorted(firsts, doc - base, side="right")) - 1
+        if not 0 <= unit < firsts.size - 1:
+            raise segment.damaged("a document is in no stored unit", found=doc)
         first, count = int(firsts[unit]) + base, int(firsts[unit + 1]) - int(firsts[unit])
-        raw = self._unit(unit)
+        raw = self._unit(unit, firsts.size - 1)
         at = doc - first
-        if len(raw) < 4 * count:
-            raise CorruptIndexError("a stored unit is too short", path=segment.key, found=len(raw))
+        if not 0 <= at < count or 4 * count + int.from_bytes(raw[4 * count - 4 : 4 * count], "little") != len(raw):
+            raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
         start = int.from_bytes(raw[4 * at - 4 : 4 * at], "little") if at else 0
         end = int.from_bytes(raw[4 * at : 4 * at + 4], "little")
         if not start <= end <= len(raw) - 4 * count:
-            raise CorruptIndexError("a stored document lies outside its unit", path=segment.key, found=(start, end))
+            raise segment.damaged("a stored document lies outside its unit", found=(start, end))
         return raw[4 * count + start : 4 * count + end]
 
-    def _unit(self, unit: int) -> bytes:
+    def _unit(self, unit: int, units: int) -> bytes:
         recent: dict[int, bytes] | None = getattr(self._local, "units", None)
         if recent is None:
             self._local.decompressor = self._decompressor()
             recent = self._local.units = {}
         raw = recent.get(unit)
         if raw is None:
-            starts, base = self._segment.narrow("stored.start")
+            size = self._segment.sections.size("stored")
+            starts, base = self._segment.starts("stored.start", units, size)
             start, end = int(starts[unit]) + base, int(starts[unit + 1]) + base
             self._segment.sections.need("stored", start, end - start)
             frame = self._segment.sections.section("stored").data[start:end].tobytes()
-            raw = _decompress(self._local.decompressor, frame, self._segment.key)
+            raw = _decompress(self._local.decompressor, frame, self._segment)
             if len(recent) >= _TRIES:
                 recent.pop(next(iter(recent)))
             recent[unit] = raw
@@ -154,16 +157,15 @@ class StoredReader:
         return zstandard.ZstdDecompressor(dict_data=dictionary)
 
 
-def _decompress(decompressor: zstandard.ZstdDecompressor, frame: bytes, where: str) -> bytes:
+def _decompress(decompressor: zstandard.ZstdDecompressor, frame: bytes, segment: Segment) -> bytes:
     """One frame, never more than it says and never more than MAX_UNIT."""
     try:
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= MAX_UNIT:
-            raise CorruptIndexError("a stored unit has an impossible size", path=where, found=size)
+            raise segment.damaged("a stored unit has an impossible size", found=size)
         return decompressor.decompress(frame)
     except zstandard.ZstdError as error:
-        raise CorruptIndexError("a stored unit does not decompress", path=where, found=str(error),
-                                fix="restore the segment from a snapshot") from error
+        raise segment.damaged("a stored unit does not decompress", found=str(error)) from error
 
 
 def reader(segment: Segment) -> StoredReader:
