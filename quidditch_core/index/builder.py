@@ -106,11 +106,15 @@ class Builder:
         return Segment(f"ram-{next(_names)}", size, fields, sections)
 
 
+NUMBERS = ("seq_no", "version", "primary_term")
+"""Sections of the numbers of each document's operation."""
+
+
 def write_documents(sections: RamSections, ids: list[bytes], sources: list[bytes], numbers: NDArray[np.int64]) -> None:
     """What every document has beside its fields; ``numbers`` int64 [docs, 3]: seq_no, version, primary term."""
     write_ids(sections, ids)
     write_raw(sections, sources)
-    for column, name in enumerate(("seq_no", "version", "primary_term")):
+    for column, name in enumerate(NUMBERS):
         sections.put_ints(name, numbers[:, column])
 
 

@@ -247,9 +247,11 @@ class _Reading:
         if candidates:
             tail = patched(tail, self.tail_offset, candidates[:1])
             self._note_ranges(tail)
-        where = found.sections_in(candidates[0].offset, candidates[0].offset + 1) if candidates else ""
-        found.complain(where or "tail", "the tail fails its checksum",
-                       candidates[0] if candidates else f"{crc:08x}", f"{self.tail_crc:08x}")
+        where, what = "", f"{crc:08x}"
+        if candidates:
+            what = str(candidates[0])
+            where = found.sections_in(candidates[0].offset, candidates[0].offset + 1)
+        found.complain(where or "tail", "the tail fails its checksum", what, f"{self.tail_crc:08x}")
         return tail
 
     def _note_ranges(self, tail: bytes) -> None:
@@ -286,10 +288,11 @@ class _Reading:
             self.explanations.append(candidates)
             if page in self.unreadable:
                 continue  # reading has complained
-            where = found.sections_in(candidates[0].offset, candidates[0].offset + 1) if len(candidates) == 1 else ""
-            found.complain(where or found.sections_in(start, stop), f"page {page} fails its checksum",
-                           candidates[0] if len(candidates) == 1 else f"{int(crcs[page]):08x}",
-                           f"{int(self.expected[page]):08x}")
+            where, what = found.sections_in(start, stop), f"{int(crcs[page]):08x}"
+            if len(candidates) == 1:
+                offset, what = candidates[0].offset, str(candidates[0])
+                where = found.sections_in(offset, offset + 1) or "padding"
+            found.complain(where, f"page {page} fails its checksum", what, f"{int(self.expected[page]):08x}")
 
     def _mend(self) -> None:
         """Put right what single bytes explain, if that makes the file what was written."""

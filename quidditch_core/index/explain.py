@@ -43,7 +43,9 @@ class _Explainer:
     def _bm25(self, plan: TermPlan | PhrasePlan, freq: np.float32) -> Explanation:
         statistics = self._view.statistics(plan.field)
         info = self._segment.fields[plan.field]
-        norm = int(self._segment.array(f"norms/{plan.field}", np.uint8, self._segment.docs)[self._doc]) if info.norms else 1
+        norm = 1
+        if info.norms:
+            norm = int(self._segment.array(f"norms/{plan.field}", np.uint8, self._segment.docs)[self._doc])
         value = bm25.score(plan.weight, freq, plan.factors[norm])
         length = int(bm25.LENGTHS[norm])
         return Explanation(float(value), f"BM25 of {_describe(plan)}: weight - weight / (1 + freq * factor)", (

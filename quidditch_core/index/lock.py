@@ -96,11 +96,15 @@ class WriterLock:
 def _try_lock(files: Files, path: str) -> File | None:
     while True:
         file = files.open(path, "a")
-        if not file.lock(shared=False):
-            file.close()
-            return None
-        if file.linked():
-            return file
+        try:
+            if not file.lock(shared=False):
+                file.close()
+                return None
+            if file.linked():
+                return file
+        except BaseException:
+            file.close()  # now: whoever keeps the error must not keep the lock with it
+            raise
         # Removed before we had it: others would lock another file of this name, so that one is the lock.
         file.close()
 

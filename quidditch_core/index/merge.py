@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..codec.v1.stored import reader
 from ..segment import FieldInfo, RamSections, Segment, address, bit_count, full_bitmap, mask_of
 from . import bm25
-from .builder import write_documents
+from .builder import NUMBERS, write_documents
 from .columns import column_values, exists, write_column, write_exists
 from .ids import all_ids
 from .inverted import FieldWriter, joined
@@ -76,8 +76,7 @@ def merge(sources: Sequence[Source], pace: Callable[[], None] = lambda: None) ->
         segment_ids, stored = all_ids(segment), reader(segment)
         ids += [segment_ids[doc] for doc in kept]
         sources_stored += [stored.read(doc) for doc in kept.tolist()]
-        numbers_parts.append(np.stack([segment.ints(name, segment.docs)[kept] for name in ("seq_no", "version", "primary_term")],
-                                      axis=1))
+        numbers_parts.append(np.stack([segment.ints(name, segment.docs)[kept] for name in NUMBERS], axis=1))
     write_documents(sections, ids, sources_stored, np.concatenate(numbers_parts))
     return Merged(Segment(f"merged-{next(_names)}", size, fields, sections), maps)
 

@@ -16,6 +16,7 @@ from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedErr
 from ..result import Document, Explanation, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids
+from .builder import NUMBERS
 from .collect import collect, count_all
 from .explain import explain
 from .fetch import fetch
@@ -118,7 +119,7 @@ class Reader:
         if found is None:
             return None
         segment, doc = found
-        seq_no, version, term = (int(segment.ints(name, segment.docs)[doc]) for name in ("seq_no", "version", "primary_term"))
+        seq_no, version, term = (int(segment.ints(name, segment.docs)[doc]) for name in NUMBERS)
         return Document(id, stored_reader(segment).read(doc), seq_no, version, term)
 
     def segments(self) -> list[SegmentInfo]:

@@ -97,6 +97,7 @@ class Writer:
                             sync_interval=self.settings.translog_sync_interval, background=background)
         for operation in self.log.recover(manifest.max_seq_no):
             self._replay(operation)
+        self.log.set_durability(self.settings.translog_durability, self.settings.translog_sync_interval)  # as replayed
         self.published: Reader
         self.refresh()
 

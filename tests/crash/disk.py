@@ -1,7 +1,7 @@
 """A disk that refuses: every call that an index makes to it fails once, or fails from then on.
 
-``python -m tests.crash.disk`` lets each call of a short history fail, one after the other, in every way of `FAULTS`;
-``--pairs N`` lets two calls fail in each of N random trials. What breaks the promise is printed as the command that
+``python -m tests.crash.disk`` lets each call of a short history fail, one after the other; with ``--every`` in every
+way of `FAULTS`; ``--pairs N`` lets two calls fail in each of N random trials. What breaks the promise is printed as the command that
 tries it again.
 
 After the failure the history goes on as a program would that reports errors and tries the next thing. Each call must
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import product
 from random import Random
 from typing import Any, Final, NamedTuple
 
@@ -30,7 +31,7 @@ from quidditch_core.files import File, Mode
 from quidditch_core.index import facade
 from quidditch_core.index.check import check
 from quidditch_core.mapping import Mapping
-from quidditch_core.tiering.testing import CrashFiles, Damage
+from quidditch_core.tiering.testing import DAMAGES, CrashFiles, Damage
 from quidditch_core.translog.log import TornLogWarning
 
 Body = dict[str, Any]
@@ -83,36 +84,44 @@ READING: Final = {"open", "pread", "map", "lock", "linked", "size", "listdir", "
 
 
 class Watched:
-    """`Files` that sees to it that nobody trusts a file of which a sync has failed."""
+    """`Files` that sees to it that nobody trusts what a sync has failed of."""
 
     def __init__(self, inner: CrashFiles) -> None:
         self._inner = inner
-        self._doubtful: set[str] = set()
+        self._files: set[str] = set()  # of which a sync has failed
+        self._directories: set[str] = set()
         self.trusted: list[str] = []  # what was done in spite of that
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def reopened(self) -> None:
+        """A writer begins, who must sync directories again, since he builds on what he finds in them."""
+        self._directories.clear()
+
     def open(self, path: str, mode: Mode) -> Any:
         if mode == "w":
-            self._doubtful.discard(path)  # it begins anew
+            self._files.discard(path)  # it begins anew
         return _WatchedFile(self._inner.open(path, mode), self)
 
     def rename(self, old: str, new: str) -> None:
-        if old in self._doubtful:
+        if old in self._files:
             self.trusted.append(f"renamed to {new}: {old}")
         self._inner.rename(old, new)
 
     def sync_dir(self, path: str) -> None:
-        self.sync(path, self._inner.sync_dir, path)
+        self._sync(path, self._directories, lambda: self._inner.sync_dir(path))
 
-    def sync(self, path: str, call: Callable[..., None], *arguments: Any) -> None:
-        if path in self._doubtful:
+    def sync_file(self, file: File) -> None:
+        self._sync(file.path, self._files, file.fsync)
+
+    def _sync(self, path: str, failed: set[str], sync: Callable[[], None]) -> None:
+        if path in failed:
             self.trusted.append(f"synced again: {path}")
         try:
-            call(*arguments)
+            sync()
         except StorageError:
-            self._doubtful.add(path)
+            failed.add(path)
             raise
 
 
@@ -126,7 +135,7 @@ class _WatchedFile:
         return getattr(self._inner, name)
 
     def fsync(self) -> None:
-        self._files.sync(self._inner.path, self._inner.fsync)
+        self._files.sync_file(self._inner)
 
 
 # --- what may be found ----------------------------------------------------------------------------------------
@@ -244,6 +253,7 @@ class History:
         self.end()
 
     def begin(self) -> None:
+        self.files.reopened()
         with self._may_fail():
             self._index = self._opened()
             self.created = True
@@ -343,14 +353,15 @@ def compare(index: Any, model: Model, *, settle: bool = False) -> None:
 
 
 class Trial(NamedTuple):
-    """A history on a disk with faults, and what comes after it: the death of the process or a power cut."""
+    """A history on a disk with faults, and what comes after it: the death of the process, or a power cut."""
 
     durability: str
+    damage: Damage
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
         faults = " ".join(map(str, self.faults))
-        return f"python -m tests.crash.disk --durability {self.durability} --faults {faults}"
+        return f"python -m tests.crash.disk --durability {self.durability} --damage {self.damage} --faults {faults}"
 
     def run(self) -> bool:
         """Raises whatever shows that the promise is broken; whether anything failed at all."""
@@ -361,10 +372,7 @@ class Trial(NamedTuple):
         history.tell()
         if history.files.trusted:
             raise Broken(f"after a failed sync {history.files.trusted}")
-        # Under ``async`` a power cut may take acknowledged operations: `simulate` knows which ones.
-        damages: list[Damage] = ["kill", "drop", "reorder"] if self.durability == "request" else ["kill"]
-        for damage in damages:
-            live_on(disk.after_crash(0, damage), history)
+        live_on(disk.after_crash(0, self.damage), history)
         return history.failures > 0
 
 
@@ -397,13 +405,22 @@ def calls() -> Counter[str]:
     return disk.counts
 
 
-def singles() -> Iterator[Trial]:
-    """Each call fails, in each way."""
+ENDS: Final[list[tuple[str, Damage]]] = [
+    ("request", "kill"), ("request", "drop"), ("async", "kill"), ("request", "reorder")]
+"""Durability, and what comes after. What a power cut may take under ``async`` is known to `simulate`."""
+
+
+def singles(every: bool = False) -> Iterator[Trial]:
+    """Each call fails in one way and comes to one end, taking turns; with ``every`` in all ways, to all ends."""
     counts = calls()
+    ways: dict[str, list[tuple[int, bool]]] = {}
     for operation, number, lasting in FAULTS:
+        ways.setdefault(operation, []).append((number, lasting))
+    for operation, possible in ways.items():
         for nth in range(1, counts[operation] + 1):
-            for durability in ("request", "async"):
-                yield Trial(durability, (Fault(operation, nth, number, lasting),))
+            chosen = product(possible, ENDS) if every else [(possible[nth % len(possible)], ENDS[nth % len(ENDS)])]
+            for (number, lasting), (durability, damage) in chosen:
+                yield Trial(durability, damage, (Fault(operation, nth, number, lasting),))
 
 
 def pairs(number: int, seed: int) -> Iterator[Trial]:
@@ -413,7 +430,7 @@ def pairs(number: int, seed: int) -> Iterator[Trial]:
     for _ in range(number):
         faults = [Fault(operation, rng.randint(1, counts[operation]), number, lasting)
                   for operation, number, lasting in rng.choices(possible, k=2)]
-        yield Trial(rng.choice(["request", "async"]), tuple(faults))
+        yield Trial(*rng.choice(ENDS), tuple(faults))
 
 
 @dataclass
@@ -451,16 +468,18 @@ def run(trials: Iterable[Trial], *, stop_after: int = 10) -> Report:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.disk", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--every", action="store_true", help="in every way, to every end")
     parser.add_argument("--pairs", type=int, default=0, help="random pairs of faults to try as well (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (0)")
     parser.add_argument("--faults", nargs="+", type=Fault.parse, metavar="CALL,N,ERROR[,lasting]", help="these alone")
     parser.add_argument("--durability", choices=["request", "async"], default="request", help="for --faults")
+    parser.add_argument("--damage", choices=DAMAGES, default="kill", help="for --faults")
     given = parser.parse_args(arguments)
     if given.faults:
-        Trial(given.durability, tuple(given.faults)).run()
+        Trial(given.durability, given.damage, tuple(given.faults)).run()
         print("the promise is kept")
         return 0
-    reports = [run(singles())] + ([run(pairs(given.pairs, given.seed))] if given.pairs else [])
+    reports = [run(singles(given.every))] + ([run(pairs(given.pairs, given.seed))] if given.pairs else [])
     print(*reports, sep="\n")
     return any(report.broken for report in reports)
 

@@ -290,22 +290,26 @@ def verify(files: CrashFiles, story: Story, allowed: Sequence[int], draw: int) -
     try:
         found = compare(index, story, allowed)
         check_searches(index, story.states[found])
-        with_another_crash = recover(files.after_crash(draw, "reorder"), story)
-        compare(with_another_crash, story, allowed)
-        with_another_crash.close()
+        compare_after(files, "reorder", draw, story, allowed)
         life = Story(files, [story.states[found].copy()], created=True)
         alive = sorted(story.states[found].content.documents)
-        actions = [*(Action("put", (id, {"body": "sea", "n": 5})) for id in (*alive[:1], NEW)),
-                   *(Action("delete", (id,)) for id in alive[1:2]), Action("flush")]
-        for action in actions:
+        for action in [*(Action("put", (id, {"body": "sea", "n": 5})) for id in (*alive[:1], NEW)),
+                       *(Action("delete", (id,)) for id in alive[1:2])]:
             perform(action, index, life)
+        compare_after(files, "tear", draw, life, life.survivors())
+        perform(Action("flush"), index, life)
         check_tidy(files)
     finally:
         index.close()
-    last = recover(files.after_crash(draw, "drop"), life)
-    compare(last, life, [life.newest])
-    check_searches(last, life.states[-1])
-    last.close()
+    compare_after(files, "drop", draw, life, [life.newest])
+
+
+def compare_after(files: CrashFiles, damage: Damage, draw: int, story: Story, allowed: Sequence[int]) -> None:
+    """Were there a crash now, it would come back in one of the ``allowed`` states."""
+    index = recover(files.after_crash(draw, damage), story)
+    found = compare(index, story, allowed)
+    check_searches(index, story.states[found])
+    index.close()
 
 
 def recover(files: CrashFiles, story: Story) -> Any:
