@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -110,6 +112,30 @@ def test_a_live_index(tmp_path: Path) -> None:
             assert index.check().ok
 
 
+def test_while_it_is_written(tmp_path: Path) -> None:
+    """Flushes, merges and rotations of the log in the middle of a check are no damage."""
+    rng = Random(4)
+    with qc.create(tmp_path / "books", some.MAPPING, settings=SETTINGS) as index:
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                for _ in range(20):
+                    index.put(f"k{rng.randrange(60)}", {"body": "the sea " * rng.randrange(9), "n": rng.randrange(9)})
+                    index.delete(f"k{rng.randrange(60)}")
+                rng.choice([index.refresh, index.flush, index.flush, index.merge])()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(60):
+                for report in (index.check(), check(tmp_path / "books")):
+                    assert report.ok, report
+        finally:
+            stop.set()
+            writer.join()
+
+
 def test_an_empty_index(tmp_path: Path) -> None:
     with qc.create(tmp_path / "empty", settings=SETTINGS) as index:
         assert index.check().ok
@@ -141,27 +167,27 @@ operations = st.lists(
 
 @settings(max_examples=30 if settings.get_current_profile_name() == "ci" else settings().max_examples)
 @given(history=operations)
-def test_after_any_history(tmp_path_factory: pytest.TempPathFactory, history: list[tuple[Any, ...]]) -> None:
-    path = tmp_path_factory.mktemp("history") / "books"
-    with qc.create(path, some.MAPPING, settings=SETTINGS) as index:
-        for verb, *arguments in history:
-            getattr(index, verb)(*arguments)
-        report = index.check()
+def test_after_any_history(history: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        with qc.create(f"{directory}/books", some.MAPPING, settings=SETTINGS) as index:
+            for verb, *arguments in history:
+                getattr(index, verb)(*arguments)
+            report = index.check()
+            assert report.ok, report
+        report = check(f"{directory}/books")
         assert report.ok, report
-    report = check(path)
-    assert report.ok, report
 
 
 # --- one wrong byte --------------------------------------------------------------------------------------------
 
 
 def test_every_section_of_every_segment(index: Path) -> None:
-    """A byte at the beginning, in the middle, at the end: found, and named by segment and section."""
+    """The first byte and the last: found, and named by segment and section."""
     for entry in entries(index):
         file = damage.blob(index, entry.name)
         good = file.read_bytes()
         for section, (start, stop) in damage.places(file).items():
-            for at in sorted({start, (start + stop) // 2, stop - 1} if stop > start else ()):
+            for at in sorted({start, stop - 1} if stop > start else ()):
                 damage.flip(file, at)
                 report = check(index)
                 assert (entry.name, section) in named(report), (entry.name, section, at, report)
@@ -224,9 +250,10 @@ def test_files_that_are_missing_cut_or_too_long(index: Path) -> None:
 
 
 def test_a_damaged_manifest_hides_no_damaged_segment(index: Path) -> None:
-    damage.wipe(damage.newest(index), 60, 90)
-    damage.wipe(first(index), 100, 200)
-    assert {problem.segment for problem in check(index).problems} >= {damage.newest(index).name, first(index).name}
+    segment, manifest = first(index), damage.newest(index)
+    damage.wipe(manifest, 60, 90)
+    damage.wipe(segment, 100, 200)
+    assert {problem.segment for problem in check(index).problems} == {manifest.name, segment.name}
     damage.newest(index).unlink()
     assert "no manifest" in whats(check(index))
 
@@ -291,7 +318,7 @@ def test_no_bytes_do_harm(index: Path, where: str) -> None:
     file, manifest = first(index), damage.newest(index)
     good, committed = file.read_bytes(), manifest.read_bytes()
     tail = entries(index)[0].tail_offset
-    for _ in range(60):
+    for _ in range(40):
         low, high = (0, tail) if where == "sections" else (tail, len(good) - damage.FOOTER)
         for _ in range(rng.choice([1, 1, 3])):
             damage.flip(file, rng.randrange(low, high), rng.randrange(1, 256))
@@ -409,15 +436,18 @@ def test_a_value_that_contradicts_others(
     ("body", {"doc_count": 7}, "doc_count of 'body' is wrong"),
     ("body", {"exists": 149}, "the section is missing"),
     ("body", {"terms": 7}, "wrong size"),
-    ("body", {"terms": -1}, "the number of terms of 'body' is impossible"),
+    ("body", {"terms": -1}, "wrong size"),
     ("body", {"number": 99}, "the field 'body' has a wrong number"),
     ("body", {"norms": False}, ""),
     ("body", {"bound_avgdl": 0.0}, "assume an impossible length"),
-    ("body", {"column": "ord"}, "the section is missing"),
+    ("body", {"column": "ord"}, "an impossible column"),
+    ("note", {"norms": True}, "the section is missing"),
     ("tag", {"exists": 150, "doc_count": 150}, "presence and postings of a document disagree"),
     ("tag", {"multi_valued": False}, "a wrong number of values"),
     ("flag", {"column": "text"}, "an impossible column"),
-    ("flag", {"column": "f64"}, "a code is no boolean"),
+    ("flag", {"column": "f64"}, "an impossible column"),
+    ("flag", {"column": ""}, ""),
+    ("prices", {"type": "long", "column": "i64"}, ""),
     ("wide", {"type": "short"}, "a code is no short"),
 ])
 def test_a_field_that_counts_wrong(segment: Segment, field: str, change: dict[str, Any], what: str) -> None:

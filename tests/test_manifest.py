@@ -41,7 +41,7 @@ def segment(name: str, **changes: Any) -> SegmentEntry:
 def manifest(generation: int = 1, *segments: SegmentEntry, **changes: Any) -> Manifest:
     made = Manifest(generation=generation, index_uuid="5b8c2f5e",
                     mapping={"properties": {"é": {"type": "text"}}}, mapping_version=1, settings={},
-                    primary_term=1, max_seq_no=9, next_blob=7, created_ms=1, committed_ms=2,
+                    primary_term=1, max_seq_no=9, next_blob=7, log_generation=3, created_ms=1, committed_ms=2,
                     segments=segments)
     return replace(made, **changes)
 

@@ -99,10 +99,8 @@ class _Check:
 
     def commit(self) -> None:
         """The newest commit; if its manifest is damaged, the segments that are there."""
-        findings = Findings(self.directory)
-        hold = self._hold(findings)
+        hold = self._hold()
         if hold is None:
-            self.problems += findings.problems
             names = [name for name in self.tier.list() if name.startswith("seg-")]
             self.total = sum(self._size(name) for name in names)
             for name in names:
@@ -116,20 +114,19 @@ class _Check:
             self._unique([part for part in parts if part is not None])
             self._log(manifest)
 
-    def _hold(self, findings: Findings) -> Hold | None:
-        findings.segment = "manifest"
+    def _hold(self) -> Hold | None:
         generations = manifests.generations(self.files, self.directory)
-        if generations:
-            findings.segment = manifests.file_name(generations[-1])
-        elif not self.tier.list():
+        if not generations and not self.tier.list():
             raise IndexNotFoundError("no index here", path=self.directory, expected="a file manifest-<16 digits>",
                                      fix="check the path")
+        findings = Findings(manifests.file_name(generations[-1]) if generations else "manifest")
         try:
             return manifests.hold(self.files, self.directory)
         except IndexNotFoundError:
             findings.add("", "there are segments, but no manifest")
         except (CorruptIndexError, FormatError, StorageError) as error:
             findings.error("", error)
+        self.problems += findings.problems
         return None
 
     def _size(self, name: str) -> int:
@@ -271,10 +268,9 @@ class _Check:
             if numbers is not None and not any(problem.section == "live" for problem in findings.problems):
                 parts.append(_Part(segment, numbers, leaf.accepted))
             self.problems += findings.problems
-        before = set(map(str, self.problems))
-        marks = len(self.problems)
+        count, told = len(self.problems), set(map(str, self.problems))
         self._unique(parts)
-        self.problems[marks:] = [problem for problem in self.problems[marks:] if str(problem) not in before]
+        self.problems[count:] = [problem for problem in self.problems[count:] if str(problem) not in told]
 
     # The log
 
@@ -297,14 +293,22 @@ class _Check:
                     if isinstance(operation, Index) and not is_object(operation.source):
                         findings.add("", "a source is not a JSON object", f"operation {last}")
         except (CorruptIndexError, FormatError, StorageError) as error:
-            if manifests.generations(self.files, self.directory)[-1] > manifest.generation:
-                # A writer flushed meanwhile: what its log lacks, its newer commit has.
-                self._log(manifests.load_newest(self.files, self.directory))
+            newer = self._newer(manifest)
+            if newer is not None:
+                self._log(newer)
                 return
             if error.path and os.path.basename(error.path) != TRANSLOG_DIRECTORY:
                 findings.segment += f"/{os.path.basename(error.path)}"
             findings.error("", error)
         self.problems += findings.problems
+
+    def _newer(self, manifest: Manifest) -> Manifest | None:
+        """The commit of a writer that flushed meanwhile: it has what the log has no more."""
+        try:
+            newest = manifests.load_newest(self.files, self.directory)
+        except (CorruptIndexError, FormatError, StorageError, IndexNotFoundError):
+            return None
+        return newest if newest.generation > manifest.generation else None
 
 
 def _repeated(values: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterable[tuple[int, int]]:

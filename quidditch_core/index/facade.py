@@ -163,7 +163,7 @@ class Index:
         self._workers: list[Worker[Index]] = []
         if writer is not None and background:
             self._workers = [Worker("refresh", self, Index._refresh_if_dirty, Index._refresh_interval),
-                             Worker("merge", self, Index._merge_in_background)]
+                             Worker("maintain", self, Index._maintain)]
 
     # Writing
 
@@ -525,7 +525,7 @@ class Index:
         for worker in self._workers:
             worker.wake()
         if not self._workers:
-            self._merge_in_background()
+            self._maintain()
 
     def _refresh_interval(self) -> float:
         return self.settings.refresh_interval if not self._closed else 0.0
@@ -536,13 +536,13 @@ class Index:
             if self._writer.dirty and not self._closed:
                 self._writer.refresh()
 
-    def _merge_in_background(self) -> None:
+    def _maintain(self) -> None:
         """Flush if the log has become long, then merge what the policy asks for. A failure is warned about."""
         assert self._writer is not None
         try:
             if self._writer.log.size >= self._writer.settings.translog_flush_threshold_size:
                 self._maintenance.flush()
-            self._maintenance.merge_in_background()
+            self._maintenance.merge_as_asked(rest=bool(self._workers))
         except MergeCancelled:
             return
         except QuidditchError as error:

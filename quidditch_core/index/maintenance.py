@@ -70,7 +70,7 @@ class Maintenance:
                     for holding, entry in entries.items():
                         holding.entry, holding.committed = entry, masks[holding]
                     writer.holdings = [h for h in writer.holdings if h.entry is None or h.entry.live_docs]
-                    self._commit(through, mapping, settings)
+                    self._commit(through, generation, mapping, settings)
                     writer.tombstones = {id: v for id, v in writer.tombstones.items() if v.seq_no > through}
                     writer.publish()
                 writer.log.trim(generation)
@@ -99,9 +99,9 @@ class Maintenance:
                 else:
                     return
 
-    def merge_in_background(self) -> None:
-        """Merge as long as the policy asks for it, resting now and then. Raises MergeCancelled."""
-        while self.merge_once(_Pace(self._cancelled)):
+    def merge_as_asked(self, *, rest: bool) -> None:
+        """Merge as long as the policy asks for it; with ``rest`` in the background. Raises MergeCancelled."""
+        while self.merge_once(_Pace(self._cancelled, REST if rest else 0.0)):
             pass
 
     def merge_once(self, pace: Callable[[], None] = lambda: None) -> bool:
@@ -130,7 +130,8 @@ class Maintenance:
             heir, merged = self._rewritten(group, masks, pace)
             with self._all_or_failure():
                 self._replace(group, heir, merged, masks)
-                self._commit(writer.manifest.max_seq_no, writer.manifest.mapping, writer.manifest.settings)
+                now = writer.manifest
+                self._commit(now.max_seq_no, now.log_generation, now.mapping, now.settings)
                 writer.publish()
             self._collect_garbage()
         except BaseException as error:
@@ -209,7 +210,9 @@ class Maintenance:
         writer.next_blob += 1
         return f"{kind}-{writer.next_blob - 1:012d}"
 
-    def _commit(self, through: int, mapping: dict[str, object], settings: dict[str, object]) -> None:
+    def _commit(
+        self, through: int, log_generation: int, mapping: dict[str, object], settings: dict[str, object],
+    ) -> None:
         """Make the names of blobs durable, then a manifest of the holdings. The writer's lock is held."""
         writer = self._writer
         old = writer.manifest
@@ -218,7 +221,8 @@ class Maintenance:
         manifest = msgspec.structs.replace(
             old, generation=old.generation + 1, mapping=mapping,
             mapping_version=old.mapping_version + (mapping != old.mapping), settings=settings,
-            max_seq_no=through, next_blob=writer.next_blob, committed_ms=time.time_ns() // 1_000_000,
+            max_seq_no=through, log_generation=log_generation, next_blob=writer.next_blob,
+            committed_ms=time.time_ns() // 1_000_000,
             segments=tuple(holding.entry for holding in writer.holdings if holding.entry is not None))
         manifests.commit(writer.files, writer.directory, manifest)
         writer.manifest = manifest
@@ -231,12 +235,12 @@ class Maintenance:
 class _Pace:
     """Rests for a share of the time that passed since it was last called; raises once cancelled."""
 
-    def __init__(self, cancelled: threading.Event) -> None:
-        self._cancelled = cancelled
+    def __init__(self, cancelled: threading.Event, rest: float) -> None:
+        self._cancelled, self._rest = cancelled, rest
         self._since = time.monotonic()
 
     def __call__(self) -> None:
         worked = time.monotonic() - self._since
-        if self._cancelled.wait(min(1.0, worked * REST / (1 - REST))):
+        if self._cancelled.wait(min(1.0, worked * self._rest / (1 - self._rest))):
             raise MergeCancelled
         self._since = time.monotonic()

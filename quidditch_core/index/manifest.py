@@ -89,7 +89,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The state of an index at one commit; immutable, the next one is made by `msgspec.structs.replace`.
 
     ``max_seq_no`` is N: exactly the operations up to N are in ``segments`` (-1: none). ``segments`` are in
-    the order that breaks ties between equal scores. ``next_blob`` numbers the blob to be written next, so
+    the order that breaks ties between equal scores. ``log_generation`` is the log's that begins after N, so that
+    a log that is gone is missed. ``next_blob`` numbers the blob to be written next, so
     that no name is ever used twice. Times are milliseconds since the epoch.
     """
 
@@ -101,6 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     primary_term: Count
     max_seq_no: SeqNo
     next_blob: Count
+    log_generation: Count
     created_ms: Count
     committed_ms: Count
     segments: tuple[SegmentEntry, ...] = ()

@@ -90,7 +90,7 @@ def _idle(files: Files, directory: str) -> Iterator[None]:
         return
     file = files.open(path, "r")
     try:
-        if not file.lock(shared=True):
+        while not file.lock(shared=True):
             WriterLock.acquire(directory, files=files).release()  # raises, and names who holds it
         yield
     finally:
@@ -280,13 +280,8 @@ class _Plan:
                         self._unread.pop(place, None)
 
     def _note_lost(self) -> None:
-        """Whole segments, less what others have of them; then runs of neighbours lost for the same reason."""
-        for entry, why in self._missing:
-            elsewhere = sum(
-                int((wanted & (source.seq_no >= entry.min_seq_no) & (source.seq_no <= entry.max_seq_no)).sum())
-                for source, wanted in zip(self._sources, self._wanted, strict=True) if source.name not in self._named)
-            self._lost.append(
-                Documents(entry.name, 0, entry.docs, max(entry.live_docs - elsewhere, 0), (), why))
+        """Whole segments, of which older commits may have some; then runs of neighbours lost for the same reason."""
+        self._lost += [Documents(entry.name, 0, entry.docs, entry.live_docs, (), why) for entry, why in self._missing]
 
         def key(item: tuple[int, tuple[tuple[int, int], str]]) -> Any:
             position, ((number, doc), why) = item

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -120,26 +121,30 @@ class Source:
         self.seq_no = np.full(self.docs, -1, np.int64) if seq_no is None else seq_no
 
     def _read_ids(self, examination: Examination) -> list[bytes | None]:
-        """Ids whose bytes fit their checksums, or whose hash is among those that the segment has stored."""
+        """Ids whose bytes fit their checksums, or whose hashes are those that the segment has stored for them."""
         ids: list[bytes | None] = [None] * self.docs
         size = self.segment.sections.size("ids")
         starts = self._cautious.ints("ids.start", self.docs + 1)
         data = self._cautious.array("ids", np.uint8, size)
         if starts is None or data is None:
             return ids
-        hashes: set[int] | None = None
-        if not (examination.intact("ids") and examination.intact("ids.start")):
-            stored = self._cautious.array("ids.hash", np.int64, self.docs)
-            hashes = set() if stored is None else set(stored.tolist())
-        raw, bounds = data.tobytes(), starts.tolist()
-        for doc in range(self.docs):
-            start, stop = bounds[doc], bounds[doc + 1]
-            if not 0 <= start < stop <= size or stop - start > MAX_ID_BYTES:
-                continue
-            id = raw[start:stop]
-            if hashes is None or id_hash(id) in hashes:
-                ids[doc] = id if is_utf8(id) else None
+        placed = examination.intact("ids.start")
+        trusted = placed and examination.intact("ids")
+        hashes = self._stored_hashes()
+        known = set(hashes.values())
+        raw = data.tobytes()
+        for doc, (start, stop) in enumerate(pairwise(starts.tolist())):
+            id = raw[max(start, 0) : stop]
+            if 0 < stop - start == len(id) <= MAX_ID_BYTES and is_utf8(id) and (
+                    trusted or hashes.get(doc) == (hash := id_hash(id)) or (placed and hash in known)):
+                ids[doc] = id
         return ids
+
+    def _stored_hashes(self) -> dict[int, int]:
+        """The hash of each document's id, as the segment has it."""
+        hashes = self._cautious.array("ids.hash", np.int64, self.docs)
+        docs = self._cautious.array("ids.doc", np.uint32, self.docs)
+        return {} if hashes is None or docs is None else dict(zip(docs.tolist(), hashes.tolist(), strict=True))
 
     def documents(self) -> Iterator[tuple[int, int, list[bytes] | None, str]]:
         """(first, count, sources or None, why none) of each unit of stored documents, in order."""

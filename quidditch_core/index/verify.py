@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec.v1.stored import reader
-from ..fields import INTEGER_RANGES
+from ..fields import FLOAT_TYPES, INTEGER_RANGES
 from ..segment import GRANULE, FieldInfo, Segment, bitmap_words
 from .columns import code_floats, float_codes
 from .findings import Cautious, Findings, is_utf8
@@ -147,7 +147,8 @@ class _Verification:
 
     def _field(self, info: FieldInfo) -> None:
         find = self.findings
-        if info.column not in ("", "i64", "f64", "ord") or (info.column == "ord" and not info.indexed):
+        kind = {"keyword": "ord", "text": ""}.get(info.type, "f64" if info.type in FLOAT_TYPES else "i64")
+        if info.column not in ("", kind) or (info.column == "ord" and not info.indexed):
             find.add("tail", f"the field {info.name!r} has an impossible column", info.column)
             return
         present = self._exists(info)

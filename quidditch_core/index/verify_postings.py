@@ -134,7 +134,7 @@ class PostingsCheck:
         chains = [("postings", rows[:, 3], np.where(alone, 0, rows[:, 4]), sections.size(self.at("postings")), ~alone),
                   ("blocks.last", rows[:, 5], blocks, headers, df >= 128)]
         if info.positions:
-            chains.append(("positions", rows[:, 6], rows[:, 7], sections.size(self.at("positions")), ~alone | alone))
+            chains.append(("positions", rows[:, 6], rows[:, 7], sections.size(self.at("positions")), df > 0))
         for kind, begins, sizes, total, matters in chains:
             stops = np.cumsum(sizes)
             find.none(self.at("terms"), f"a term's {kind} do not begin where those of the term before end",
@@ -185,7 +185,7 @@ class PostingsCheck:
         if not find.none(self.at("positions"), "the positions of a term do not decode", read < 0,
                          lambda i: self._term(first + i)):
             return
-        if not self._ascending(part, first, starts, docs, freqs, positions):
+        if not self._ascending(first, starts, docs, freqs, positions):
             return
         self.has_term[docs] = True
         self.lengths += np.bincount(docs, freqs, self.docs).astype(np.int64)
@@ -197,9 +197,10 @@ class PostingsCheck:
             writer.append(text[base : int(ends[last - 1])], ends[first:last] - base, docs, freqs, starts, positions)
 
     def _ascending(
-        self, rows: NDArray[np.int64], first: int, starts: NDArray[np.int64], docs: NDArray[np.uint32],
-        freqs: NDArray[np.uint32], positions: NDArray[np.uint32] | None,
+        self, first: int, starts: NDArray[np.int64], docs: NDArray[np.uint32], freqs: NDArray[np.uint32],
+        positions: NDArray[np.uint32] | None,
     ) -> bool:
+        """Whether documents and positions ascend and frequencies are some: what encoding them relies on."""
         find = self.findings
         inside = np.ones(max(docs.size - 1, 0), np.bool_)
         inside[starts[1:-1] - 1] = False  # from one term to the next

@@ -97,6 +97,11 @@ class Writer:
                             sync_interval=self.settings.translog_sync_interval, background=background)
         for operation in self.log.recover(manifest.max_seq_no):
             self._replay(operation)
+        if self.log.generation < manifest.log_generation:
+            raise CorruptIndexError(
+                "the log is gone, and with it what was written since the last flush", path=logs,
+                found=f"generation {self.log.generation}", expected=f"generation {manifest.log_generation} or newer",
+                fix="restore the index from a snapshot, or salvage it with `quidditch repair`")
         self.log.set_durability(self.settings.translog_durability, self.settings.translog_sync_interval)  # as replayed
         self.published: Reader
         self.refresh()
@@ -376,5 +381,5 @@ def new_manifest(mapping: Mapping, settings: Settings) -> Manifest:
     now = time.time_ns() // 1_000_000
     return Manifest(
         generation=1, index_uuid=uuid.uuid4().hex, mapping=mapping.to_dict(), mapping_version=1,
-        settings=settings.to_dict(), primary_term=PRIMARY_TERM, max_seq_no=-1, next_blob=0, created_ms=now,
-        committed_ms=now)
+        settings=settings.to_dict(), primary_term=PRIMARY_TERM, max_seq_no=-1, next_blob=0, log_generation=1,
+        created_ms=now, committed_ms=now)

@@ -1,13 +1,14 @@
 """A disk that refuses: every call that an index makes to it fails once, or fails from then on.
 
 ``python -m tests.crash.disk`` lets each call of a short history fail, one after the other; with ``--every`` in every
-way of `FAULTS`; ``--pairs N`` lets two calls fail in each of N random trials. What breaks the promise is printed as the command that
-tries it again.
+way of `FAULTS`; ``--pairs N`` lets two calls fail in each of N random trials. What breaks the promise is printed as
+the command that tries it again.
 
-After the failure the history goes on as a program would that reports errors and tries the next thing. Each call must
-succeed or raise a StorageError or WriterFailedError; reads must go on; a file of which a sync failed is never synced
-again, nor given a name. Then the process dies, or the power, on a disk that works again: the index must open, hold
-everything that was acknowledged and nothing that was not asked for, and live on.
+After the failure the history goes on, as a program would that reports errors and tries the next thing. Each call must
+succeed, or raise a StorageError, which says that nothing has happened, or a WriterFailedError. Reads must go on. A
+file of which a sync failed is never synced again, nor given a name. Then the process dies, or the power, on a disk
+that works again: the index must open, hold everything that was acknowledged and nothing that was not asked for, pass
+a check, and live on.
 """
 
 from __future__ import annotations
@@ -250,7 +251,10 @@ class History:
         self.update("e", {"n": 6})
         self.run(lambda index: index.merge())
         self.delete("b")
-        self.end()
+        self.put("d", {"body": "last"})
+        self.bulk({"b": {"body": "whale"}, "e": {"body": "ship"}})
+        self.update("d", {"n": 7})
+        self.delete("a")
 
     def begin(self) -> None:
         self.files.reopened()
@@ -298,6 +302,10 @@ class History:
                 results = call(self._index)
             except NotFoundError:
                 results = []
+            except StorageError:
+                if len(changes) == 1:  # nothing has happened; of a bulk it may be so in part
+                    self.model = before
+                raise
             self.model = before
             for (id, change), result in zip(changes.items(), results, strict=False):
                 self.model.happened(id, change, result)
