@@ -1,6 +1,7 @@
 # make demo   set up, index the documentation of this Python, search it        (Q="your words" asks your own)
 # make test   set up, check style and types, run the tests                     (ARGS="-k phrase" selects some)
 # make lint   the checks alone          make bench  measure          make clean  remove all that make made
+# make crash-long   crashes, kills, full disks and damage for hours, see docs/reliability.md      (SEED=7 begins there)
 #
 # Needs Python 3.11 or newer as PYTHON. Everything goes into .venv and .demo of this directory.
 
@@ -10,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export Q
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench crash-long clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +29,14 @@ lint: .venv/ready-to-test
 
 bench: .venv/ready-to-measure
 	@$(BIN)/python -m pytest benchmarks -q -o python_files='bench_*.py' -o python_functions='bench_*' $(ARGS)
+
+# All of them run, whatever the first ones find.
+from := $(if $(SEED),--seed $(SEED))
+crash-long: .venv/ready-to-test
+	@failed=0; for trial in 'simulate --points 100000 $(from)' 'kill --rounds 1000 $(from)' \
+	  'disk --every --pairs 10000 $(from)' 'locks --rounds 5000 $(from)' 'bytes --bits 8'; do \
+	  echo "$$trial"; $(BIN)/python -m tests.crash.$$trial || failed=1; done; \
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/properties || failed=1; exit $$failed
 
 clean:
 	rm -rf .venv .demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -174,6 +174,7 @@ _REMEDIES: Final = {
     errno.EOPNOTSUPP: "keep the index on a file system that has file locks",
     errno.ENOENT: "check the path, and that nothing else removes files of the index",
     errno.ENOTDIR: "give a path whose parents are directories",
+    errno.EISDIR: "move it elsewhere: in an index all of this name are files",
     errno.EEXIST: "remove it first, if nothing refers to it any more",
     errno.EFBIG: "raise the limit of the file size (ulimit -f), then reopen the index",
 }

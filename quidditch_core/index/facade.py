@@ -51,7 +51,7 @@ from .maintenance import Maintenance, MergeCancelled
 from .manifest import Hold
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
-from .writer import SEGMENTS_DIRECTORY, Writer, new_manifest
+from .writer import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Writer, new_manifest
 
 BATCH = 512
 """Documents of a bulk whose ids are looked up together."""
@@ -94,6 +94,11 @@ def _create(files: Files, directory: str, mapping: Mapping, settings: Settings, 
     try:
         if manifests.generations(files, directory):
             raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
+        for folder in (SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY):
+            remains = os.path.join(directory, folder)
+            if files.exists(remains) and files.listdir(remains):
+                raise IndexExistsError("here are parts of an index that has lost its manifest", path=remains,
+                                       fix="restore it from a snapshot, or choose another path")
         manifest = new_manifest(mapping, settings)
         manifests.commit(files, directory, manifest)
         return Index(files, directory, writer=Writer(files, directory, lock, manifest, background=background),
@@ -528,7 +533,8 @@ class Index:
             self._maintain()
 
     def _refresh_interval(self) -> float:
-        return self.settings.refresh_interval if not self._closed else 0.0
+        assert self._writer is not None
+        return self._writer.settings.refresh_interval
 
     def _refresh_if_dirty(self) -> None:
         assert self._writer is not None

@@ -1,4 +1,4 @@
-"""One wrong byte, anywhere: bits of each byte of each file of a tiny index are flipped, each file is cut at each length.
+"""One wrong byte, anywhere: bits of each byte of each file of a tiny index are flipped, each file is cut everywhere.
 
 ``python -m tests.crash.bytes`` flips one bit of each byte, ``--bits 8`` all; ``--only NAME`` looks at the files whose
 path has that in it. Each time the index is opened for writing and everything is read: all documents by their ids, and
@@ -24,11 +24,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from quidditch_core.config import Settings
-from quidditch_core.errors import CorruptIndexError, FormatError, QuidditchError
+from quidditch_core.errors import CorruptIndexError, FormatError, IndexNotFoundError, QuidditchError
 from quidditch_core.files import OS_FILES
 from quidditch_core.index import facade
 from quidditch_core.mapping import Mapping
@@ -131,8 +132,8 @@ def _hits(result: Any) -> Any:
 
 
 class Trial(NamedTuple):
-    """A file, and what happens to it: ``flip`` the bits of ``mask`` at ``at``, ``cut`` it there, or ``grow`` by
-    so many bytes."""
+    """A file, and what happens to it: ``flip`` the bits of ``mask`` at ``at``, ``cut`` it there, ``grow`` by so many
+    bytes, or ``lose`` it."""
 
     file: str
     damage: str
@@ -142,7 +143,7 @@ class Trial(NamedTuple):
     def apply(self, data: bytes) -> bytes:
         if self.damage == "cut":
             return data[: self.at]
-        if self.damage == "grow":
+        if self.damage in ("grow", "lose"):
             return data + bytes(self.at)
         return data[: self.at] + bytes([data[self.at] ^ self.mask]) + data[self.at + 1 :]
 
@@ -154,6 +155,7 @@ def trials(files: dict[str, bytes], bits: int) -> Iterator[Trial]:
             yield from (Trial(name, "flip", at, 1 << (at + bit) % 8) for bit in range(bits))
         yield from (Trial(name, "cut", length) for length in range(len(data)))
         yield from (Trial(name, "grow", length) for length in (1, 8, 64, 4096))
+        yield Trial(name, "lose", 0)
 
 
 class Case:
@@ -165,6 +167,7 @@ class Case:
         self.files = {str(file.relative_to(copies[-1])): file.read_bytes()
                       for file in sorted(copies[-1].rglob("*")) if file.is_file()}
         self.log = next(name for name in self.files if name.startswith("translog/"))
+        self.manifest = next(name for name in self.files if name.startswith("manifest-"))
         self.ends = [(copy / self.log).stat().st_size for copy in copies]  # of the batches
         self.states = []
         for copy in copies:
@@ -182,29 +185,33 @@ class Case:
             for name, data in self.files.items():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 (path / name).write_bytes(trial.apply(data) if name == trial.file else data)
+            if trial.damage == "lose":
+                (path / trial.file).unlink()
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                try:
-                    index = open_index(path)
-                except (CorruptIndexError, FormatError) as error:
-                    return "error" if os.path.basename(trial.file) in str(error) else f"the error names no file: {error}"
+                index = open_index(path)
                 found = answers(index)
-            return self._judge(trial, found, [str(one.message) for one in warned
-                                              if not issubclass(one.category, TornLogWarning)],
-                               bool(warned), index.stats()["translog"]["torn"])
+            torn = [str(one.message) for one in warned if issubclass(one.category, TornLogWarning)]
+            if len(torn) != len(warned) or len(torn) != index.stats()["translog"]["torn"]:
+                return f"strange warnings: {[str(one.message) for one in warned]}"
+            return self._judge(trial, found, bool(torn))
+        except (CorruptIndexError, FormatError) as error:
+            where = os.path.dirname(trial.file) if trial.damage == "lose" else os.path.basename(trial.file)
+            return "error" if where in str(error) else f"the error does not name {where}: {error}"
+        except IndexNotFoundError:
+            return "error" if trial == Trial(self.manifest, "lose", 0) else "the index is not found"
         except QuidditchError as error:
             return f"another error than one of damage: {type(error).__name__}: {error}"
         finally:
             shutil.rmtree(place)
 
-    def _judge(self, trial: Trial, found: list[Any], strange: list[str], warned: bool, torn: int) -> str:
-        if strange or warned != bool(torn):
-            return f"warned of {strange or 'a torn log'}, counted {torn}"
+    def _judge(self, trial: Trial, found: list[Any], warned: bool) -> str:
+        """What to say of the answers of an index that could be opened."""
         if agree(found, self.states[-1]):
             return "error" if None in found else "right"
         if trial.file == self.log:
-            # What may be left: nothing from the damaged batch on, and by a flip only the last one can be damaged
-            # so that nothing after it proves that it was synced.
+            # What may be left of it: nothing from the damaged batch on. After a flip that is the last batch: any
+            # other is followed by one that proves that it was synced.
             kept = bisect.bisect_right(self.ends, trial.at) - 1
             seen = warned or (trial.damage == "cut" and trial.at == self.ends[kept])
             if seen and (trial.damage == "cut" or kept == len(self.ends) - 2) and found == self.states[kept]:
@@ -231,7 +238,7 @@ def run(directory: Path, bits: int, only: str, jobs: int) -> bool:
     while waiting or running:
         if waiting and len(running) < jobs:
             chunk = waiting.pop(0)
-            running.append((Child(lambda say, chunk=chunk: _all(case, chunk, say)), chunk))
+            running.append((Child(partial(_all, case, chunk)), chunk))
             continue
         child, chunk = running.pop(0)
         said, code = child.end()
@@ -252,7 +259,7 @@ def run(directory: Path, bits: int, only: str, jobs: int) -> bool:
 
 def _all(case: Case, chunk: list[Trial], say: Say) -> None:
     for trial in chunk:
-        say(case.attempt(trial).replace("\n", " "))
+        say(case.attempt(trial))
 
 
 def main(arguments: list[str]) -> int:

@@ -316,6 +316,9 @@ def verify(directory: Path, ledger: Ledger) -> bool:
         again = read_all(index, [*ids, COUNTER, "after"])
         del again["after"]
         ledger.settle(again)
+        report = index.check()
+        if not report.ok:
+            raise Broken(str(report))
     return bool(warned)
 
 
@@ -408,8 +411,7 @@ def _notes(pipe: Any) -> Iterator[list[Any]]:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--child"]:
-        directory, seed, pipe = arguments[1:]
-        live(directory, seed, int(pipe))
+        live(arguments[1], arguments[2], int(arguments[3]))
         return 0
     parser = argparse.ArgumentParser(prog="python -m tests.crash.kill", description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="kills (20)")

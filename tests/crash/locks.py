@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ def turns(directory: str, rng: Random) -> None:
     with qc.open(directory) as index:
         before = _count(index)
     ends = [rng.choice(["close", "flush and die", "die"]) for _ in range(TURNS)]
-    children = [Child(lambda say, end=end: _turn(directory, end, say)) for end in ends]
+    children = [Child(partial(_turn, directory, end)) for end in ends]
     said = [child.end() for child in children]
     for end, (lines, code) in zip(ends, said, strict=True):
         if len(lines) != 1 or not lines[0].isdigit() or code != (0 if end == "close" else -signal.SIGKILL):
@@ -86,7 +87,7 @@ def refusals(directory: str, rng: Random) -> None:
     """A holder is named; when it is killed, its index is free, and what it acknowledged is there."""
     with qc.open(directory) as index:
         before = _count(index)
-    holder = Child(lambda say: _hold(directory, before + 1, say))
+    holder = Child(partial(_hold, directory, before + 1))
     if holder.line() != "holds":
         raise Broken(f"the holder could not hold it: {holder.end()}")
     try:
@@ -149,7 +150,7 @@ CALLS: Final[dict[str, Callable[[Any], object]]] = {
 
 def forks(directory: str, rng: Random) -> None:
     """A process opens the index and forks; the child is refused everything, and the parent goes on."""
-    holder = Child(lambda say: _fork(directory, rng, say))
+    holder = Child(partial(_fork, directory, rng))
     said, code = holder.end()
     if said or code:
         raise Broken(f"it ended with {code}: {' '.join(said)}")
@@ -161,7 +162,7 @@ def _fork(directory: str, rng: Random, say: Say) -> None:
     index.put("counter", {"n": number})
     reader = index.reader()
     end = rng.choice(["exit", "close", "collect"])
-    child = Child(lambda say: _misuse(directory, index, reader, end, say))
+    child = Child(partial(_misuse, directory, index, reader, end))
     index.put("counter", {"n": number + 1})  # with the child at it
     said, code = child.end()
     if said or code:

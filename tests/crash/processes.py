@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 Say = Callable[[str], None]
@@ -39,9 +40,13 @@ class Child:
 def _run(task: Callable[[Say], None], pipe: int) -> NoReturn:
     code = 1
     try:
-        task(lambda line: None if os.write(pipe, f"{line}\n".encode()) else None)
+        task(partial(_say, pipe))
         code = 0
     except BaseException as error:  # the parent is told, whatever it is
-        os.write(pipe, f"{type(error).__name__}: {error}".replace("\n", " ").encode() + b"\n")
+        _say(pipe, f"{type(error).__name__}: {error}")
     finally:
         os._exit(code)
+
+
+def _say(pipe: int, text: str) -> None:
+    os.write(pipe, text.replace("\n", " ").encode() + b"\n")

@@ -102,7 +102,7 @@ def test_a_full_disk(small_disk: Path, durability: str) -> None:
     with qc.open(path) as again:
         check_whole(again, acknowledged)
         again.put("after", {"body": "sea"})
-        again.merge()
+        again.flush()
         assert again.check().ok
     with qc.open(path) as again:
         assert again.get("after") is not None
@@ -120,16 +120,6 @@ def test_a_full_disk_that_is_made_room_on(small_disk: Path) -> None:
         index.flush()
         index.refresh()
         assert index.count() == acknowledged + 1
-
-
-def test_the_watermark_comes_before_the_end(small_disk: Path) -> None:
-    """With the settings as they are, writes stop while there is still room to close and to open."""
-    with qc.create(small_disk / "index") as index:
-        acknowledged, error = fill(index)
-        assert isinstance(error, DiskFullError)
-        check_whole(index, acknowledged)
-    with qc.open(small_disk / "index") as index:
-        check_whole(index, acknowledged)
 
 
 def test_a_disk_that_turns_read_only(small_disk: Path) -> None:
