@@ -46,7 +46,7 @@ MAX_BYTES: Final = 256 << 20  # of a manifest; more is damage, and is not read i
 MAX_DOCS: Final = 2**31 - 2**8  # of a segment
 
 _FILE = re.compile(r"manifest-(\d{16})", re.ASCII)
-_BLOB = re.compile(r"(?:seg|live)-\d{12}", re.ASCII)  # what else lies among the blobs is not ours to remove
+_BLOB = re.compile(r"(?:seg|live)-\d+", re.ASCII)  # what else lies among the blobs is not ours to remove
 _HEADER = re.compile(rb"(quidditch-manifest (\d+) (\d{12}) )([0-9a-f]{8})\n")
 _HEADER_MAX = 64
 _REPAIR = "restore the index from a snapshot or a replica"

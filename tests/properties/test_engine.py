@@ -37,6 +37,8 @@ class History(RuleBasedStateMachine):
         self.seen: list[tuple[Body, Any]] = []  # what the open reader answered, and must answer for ever
 
     def teardown(self) -> None:
+        report = self.pair.index.check()
+        assert report.ok, str(report)
         if self.reader is not None:
             self.reader.close()
         self.pair.close()
