@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import os
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -40,7 +38,7 @@ from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
 from ..tiering.local import LocalTier
-from . import ids, store
+from . import ids, incoming, store
 from . import manifest as manifests
 from .background import Worker
 from .check import Progress, check_index
@@ -52,18 +50,6 @@ from .manifest import Hold
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
 from .writer import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Writer, new_manifest
-
-BATCH = 512
-"""Documents of a bulk whose ids are looked up together."""
-
-BATCH_BYTES = 8 << 20
-"""JSON of a bulk that is read before it is written."""
-
-MAX_DOCUMENT_BYTES = 100 << 20
-"""Bytes of one document, as OpenSearch's limit on a request."""
-
-MAX_DOCUMENT_DEPTH = 200
-"""Objects and arrays within each other in a document, so that whatever walks one stays within Python's stack."""
 
 
 def create(
@@ -186,9 +172,9 @@ class Index:
         if not isinstance(op_type, str) or op_type not in ("index", "create"):
             raise DocumentError("unknown op_type", path="op_type", found=op_type, expected="'index' or 'create'")
         _check_condition(if_seq_no, if_primary_term)
-        key = ids.id_bytes(_new_id() if id is None else id)
+        key = ids.id_bytes(incoming.new_id() if id is None else id)
         self._writable()
-        source, body = _decoded(doc)
+        source, body = incoming.decoded(doc)
         with self._writing() as writer:
             found = writer.current(key, absent=id is None)
             return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
@@ -205,7 +191,7 @@ class Index:
                                 fix="use op_type='index' to replace it")
         values, mapping = writer.mapping.parse_document(body)
         version = writer.next_version(found)
-        writer.put(key, _encoded(body) if source is None else source, values, mapping, found, version)
+        writer.put(key, incoming.encoded(body) if source is None else source, values, mapping, found, version)
         return WriteResult(key.decode(), version.seq_no, version.version, version.primary_term,
                            "updated" if exists else "created")
 
@@ -252,7 +238,7 @@ class Index:
             raise DocumentError("not the name of a field", path="id", found=id, expected="a string, or None")
         failed: list[BulkFailure] = []
         indexed = 0
-        for items in _batches(_shown(docs, progress), id, failed):
+        for items in incoming.batches(incoming.shown(docs, progress), id, failed):
             with self._writing() as writer:
                 absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
                 for (at, key, source, body), new in zip(items, absent, strict=True):
@@ -285,12 +271,12 @@ class Index:
             if found is None or found.place is None:
                 if upsert is None:
                     raise NotFoundError("no such document to update", path=id, fix="put it, or pass upsert=")
-                source, body = _decoded(upsert)
+                source, body = incoming.decoded(upsert)
                 return self._put(writer, key, source, body, found)
             old: dict[str, Any] = msgspec.json.decode(writer.stored(found.place))
-            _check_depth(partial)
-            new = _merged(old, partial)
-            source = _encoded(new)
+            incoming.check_depth(partial)
+            new = incoming.merged(old, partial)
+            source = incoming.encoded(new)
             if json.dumps(old, sort_keys=True) == json.dumps(json.loads(source), sort_keys=True):
                 return WriteResult(id, found.seq_no, found.version, found.primary_term, "noop")
             return self._put(writer, key, source, new, found)
@@ -592,147 +578,6 @@ class Index:
     def _manifest_seq_no(self) -> int:
         assert self._hold is not None
         return self._hold.manifest.max_seq_no
-
-
-# --- documents ---------------------------------------------------------------------------------------------
-
-
-class _Item(NamedTuple):
-    """One document of a bulk: where it stood, its id, its JSON (None: to be encoded) and itself."""
-
-    position: int
-    key: bytes
-    source: bytes | None
-    body: dict[str, Any]
-
-
-def _decoded(doc: dict[str, Any] | bytes | str) -> tuple[bytes | None, dict[str, Any]]:
-    """The bytes to store (None: to be encoded) and the document itself."""
-    if isinstance(doc, dict):
-        return None, doc
-    if not isinstance(doc, bytes | bytearray | memoryview | str):
-        raise DocumentError("not a document", found=doc, expected="a dict, or JSON as bytes or str")
-    try:
-        source = doc.encode() if isinstance(doc, str) else bytes(doc)
-        if len(source) > MAX_DOCUMENT_BYTES:
-            raise DocumentError("the document is too large", found=f"{len(source)} bytes",
-                                expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
-        body = msgspec.json.decode(source)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise DocumentError(f"not a JSON document: {error}", found=doc, expected="one JSON object") from None
-    if not isinstance(body, dict):
-        raise DocumentError("a document is not an object", found=doc, expected="a JSON object")
-    if source.count(b"{") + source.count(b"[") > MAX_DOCUMENT_DEPTH:
-        _check_depth(body)
-    return source, body
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    """Compact JSON in key order; NaN and what JSON does not have are refused."""
-    try:
-        source = _ENCODER.encode(body).encode()
-    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise DocumentError(f"the document cannot be stored as JSON: {error}", found=body,
-                            expected="JSON values: finite numbers, text that UTF-8 can hold, no cycles") from None
-    if source.count(b"{") + source.count(b"[") > MAX_DOCUMENT_DEPTH:
-        _check_depth(body)
-    if len(source) > MAX_DOCUMENT_BYTES:
-        raise DocumentError("the document is too large", found=f"{len(source)} bytes",
-                            expected=f"at most {MAX_DOCUMENT_BYTES} bytes")
-    return source
-
-
-def _as_json(value: Any) -> Any:
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_json)
-
-
-def _check_depth(body: dict[str, Any]) -> None:
-    open_: list[Iterator[Any]] = [iter((body,))]
-    while open_:
-        for item in open_[-1]:
-            if isinstance(item, dict | list | tuple):
-                if len(open_) > MAX_DOCUMENT_DEPTH:
-                    raise DocumentError("the document is nested too deep", found=body,
-                                        expected=f"at most {MAX_DOCUMENT_DEPTH} levels")
-                open_.append(iter(item.values() if isinstance(item, dict) else item))
-                break
-        else:
-            open_.pop()
-
-
-def _merged(old: dict[str, Any], partial: dict[str, Any]) -> dict[str, Any]:
-    result = dict(old)
-    for key, value in partial.items():
-        before = old.get(key)
-        result[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return result
-
-
-def _id_of(body: dict[str, Any], field: str | None) -> bytes:
-    if field is None:
-        return ids.id_bytes(_new_id())
-    value = body.get(field)
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 8 * ids.MAX_ID_BYTES:
-        value = str(value)
-    if not isinstance(value, str):
-        raise DocumentError("the field that holds the id has none", path=field, found=value,
-                            expected="a string or an integer")
-    return ids.id_bytes(value)
-
-
-def _new_id() -> str:
-    """A random id of 26 characters (128 bits)."""
-    return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
-
-
-def _batches(docs: Iterable[Any], id: str | None, failed: list[BulkFailure]) -> Iterator[list[_Item]]:
-    """The documents in runs of bounded size; those that are none go to ``failed``."""
-    batch: list[_Item] = []
-    size = 0
-    for position, doc in enumerate(docs):
-        try:
-            source, body = _decoded(doc)
-            batch.append(_Item(position, _id_of(body, id), source, body))
-        except RequestError as error:
-            failed.append(BulkFailure(position, None, error))
-            continue
-        size += 0 if source is None else len(source)
-        if len(batch) == BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _shown(docs: Iterable[Any], progress: bool) -> Iterable[Any]:
-    """``docs``, with a bar on stderr while they pass if that is wanted: tqdm's where it is installed."""
-    if not progress:
-        return docs
-    try:
-        from tqdm.auto import tqdm
-    except ModuleNotFoundError:
-        return _counted(docs)
-    shown: Iterable[Any] = tqdm(docs, unit=" docs", desc="indexing")
-    return shown
-
-
-def _counted(docs: Iterable[Any]) -> Iterator[Any]:
-    started = time.perf_counter()
-    number = 0
-    for number, doc in enumerate(docs, 1):
-        yield doc
-        if number % 1000 == 0:
-            rate = number / (time.perf_counter() - started)
-            print(f"\rindexing: {number:,} documents, {rate:,.0f}/s", end="", file=sys.stderr, flush=True)
-    print(f"\rindexing: {number:,} documents in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-
-
-# --- arguments ---------------------------------------------------------------------------------------------
 
 
 def _directory(path: Any) -> str:
