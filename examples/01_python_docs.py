@@ -149,21 +149,22 @@ def progress(files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
 def build(path: Path, files: Sequence[tuple[Path, Path]], limit: int) -> str:
     """Make the index at ``path`` anew; returns a line about it."""
     started = time.perf_counter()
-    documents: list[dict[str, Any]] = []
+    documents: dict[str, dict[str, Any]] = {}  # a name that stands twice is indexed once
     skipped = 0
     for root, file in progress(files):
         found = extract(root, file)
         skipped += found is None
-        documents += found or []
+        for document in found or []:
+            if len(documents) < limit:
+                documents.setdefault(document["qualname"], document)
         if len(documents) >= limit:
             break
-    del documents[limit:]
     read = time.perf_counter() - started
 
     shutil.rmtree(path, ignore_errors=True)
     started = time.perf_counter()
     with qc.create(path, MAPPING) as index:
-        report = index.bulk(documents, id="qualname", progress=True)
+        report = index.bulk(documents.values(), id="qualname", progress=True)
         index.flush()
     took = time.perf_counter() - started
     for failure in report.failed[:3]:
