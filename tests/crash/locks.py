@@ -212,7 +212,9 @@ KINDS: Final = {"turns": turns, "refusals": refusals, "forks": forks}
 def run(kind: str, rounds: int, seed: int, directory: str) -> str:
     """``rounds`` of a kind on one index; empty if all went well, else what to try again and why."""
     index = os.path.join(directory, f"{kind}-index")
-    qc.create(index, settings=SETTINGS).close()
+    said, code = Child(partial(_create, index)).end()  # which also compiles, so that nobody waits for that later
+    if said or code:
+        return f"the index could not be made: {said}"
     for number in range(seed, seed + rounds):
         try:
             KINDS[kind](index, Random(f"{kind} {number}"))
@@ -220,6 +222,13 @@ def run(kind: str, rounds: int, seed: int, directory: str) -> str:
             command = f"python -m tests.crash.locks --kind {kind} --rounds 1 --seed {number}"
             return f"{command}\n  {type(error).__name__}: {error}\n  files: {index}"
     return ""
+
+
+def _create(directory: str, say: Say) -> None:
+    with qc.create(directory, settings=SETTINGS) as index:
+        index.put("other", {"n": 0})
+        index.flush()
+        index.search()
 
 
 def main(arguments: list[str]) -> int:

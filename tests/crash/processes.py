@@ -1,4 +1,4 @@
-"""A fork that runs one function and tells what happens to it: how tests see a signal, and what a dead process held."""
+"""Forks that run one function and tell what becomes of them, which is how tests see a signal; what processes say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from functools import partial
 from typing import NoReturn
 
 Say = Callable[[str], None]
+
+
+def complaints(stderr: str) -> list[str]:
+    """What a process wrote to stderr, but for the news that it compiles, which the first on a machine has."""
+    return [line for line in stderr.splitlines() if not line.startswith("quidditch: compiling kernels")]
 
 
 class Child:
