@@ -49,6 +49,8 @@ CHAIN: Final = 4
 """Kills of one index."""
 ACKNOWLEDGEMENTS: Final = 250
 """Most of them before a kill."""
+STOP_AFTER: Final = 5
+"""Broken chains, each of which leaves its files."""
 PATIENCE: Final = 60.0
 """Seconds without a sign of life after which a process is stuck."""
 COUNTER: Final = "counter"
@@ -349,7 +351,7 @@ class Report:
 def run(rounds: int, seed: int, directory: Path) -> Report:
     """``rounds`` kills, in chains of `CHAIN`, the first with ``seed``."""
     report, started = Report(), time.monotonic()
-    while report.kills < rounds:
+    while report.kills < rounds and len(report.broken) < STOP_AFTER:
         chain = directory / f"chain-{seed}"
         try:
             _chain(chain, seed, min(CHAIN, rounds - report.kills), report)
