@@ -171,7 +171,8 @@ def _key(entry: Kernel) -> str:
     digest = hashlib.sha256(repr((ABI, sys.version_info[:2], llvmlite.__version__, _numba_version(),
                                   numpy.__version__)).encode())
     digest.update(repr((llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())).encode())
-    digest.update(Path(__file__).read_bytes())
+    for file in (Path(__file__), Path(__file__).with_name("simd.py")):
+        digest.update(file.read_bytes())
     for name, source in sorted(_sources(entry, {}).items()):
         digest.update(name.encode() + b"\0" + source.encode() + b"\0")
     return digest.hexdigest()[:32]
@@ -287,6 +288,10 @@ def _primitives() -> dict[str, Any]:
     from llvmlite import ir
     from numba import types as nbt
     from numba.extending import intrinsic
+
+    from .simd import intrinsics
+
+    _primitive_table.update(intrinsics())
 
     def load(width: int, signed: bool, result: Any, floating: Any = None) -> Any:
         @intrinsic

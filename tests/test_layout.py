@@ -21,6 +21,7 @@ VOCABULARY = {
 }
 MACHINES = {"index", "codec", "tiering", "translog", "analysis"}
 COMPILERS = {"numba", "llvmlite"}
+COMPILED = {"jit", "simd"}  # the door to the compilers, and the words that kernels speak through it
 KERNEL_MARKS = {"kernel", "helper", "inline_helper"}  # whoever uses these from jit is a kernel file
 ABOVE = {"quidditch_server", "quidditch_operator"}
 HTTP = {"aiohttp", "fastapi", "flask", "http", "httpx", "kopf", "kubernetes", "requests", "socketserver",
@@ -83,7 +84,7 @@ def is_kernel_file(root: Path, file: Path) -> bool:
         return False
     if "kernels" in relative.with_suffix("").parts:
         return True
-    return relative.name != "jit.py" and any(
+    return relative.stem not in COMPILED and any(
         ast.unparse(mark).rpartition(".")[2] in KERNEL_MARKS
         for definition in ast.walk(ast.parse(file.read_text())) if isinstance(definition, ast.FunctionDef)
         for mark in definition.decorator_list
@@ -92,7 +93,7 @@ def is_kernel_file(root: Path, file: Path) -> bool:
 
 def violations(root: Path) -> list[str]:
     """What in the package at ``root`` breaks the layout, as ``file:line: reason``."""
-    strangers = {path.stem for path in root.glob("*.py")} - VOCABULARY - {"__init__", "cli", "jit"}
+    strangers = {path.stem for path in root.glob("*.py")} - VOCABULARY - {"__init__", "cli", *COMPILED}
     return [f"{name}.py: no root module that this test knows" for name in sorted(strangers)] + [
         f"{found.file.relative_to(root)}:{found.line}: {reason}"
         for file in sorted(root.rglob("*.py"))
@@ -112,8 +113,8 @@ def judge(root: Path, found: Import) -> Iterator[str]:
         yield f"imports {found.target}: the engine knows no server, operator or HTTP"
     if found.top in CODE_IN_DATA:
         yield f"imports {found.target}: data must never be able to run code"
-    if found.top in COMPILERS and place != ("jit",):
-        yield f"imports {found.target}: only jit.py knows the compiler"
+    if found.top in COMPILERS and place not in {(name,) for name in COMPILED}:
+        yield f"imports {found.target}: only jit.py and simd.py know the compiler"
     if ours and goal is None and home not in {"__init__", "cli"}:
         yield "imports the public face: it stands above everything else"
     if ours and goal == "cli":
@@ -121,16 +122,16 @@ def judge(root: Path, found: Import) -> Iterator[str]:
 
     if home in MACHINES and goal in MACHINES and home not in {goal, "index"}:
         yield f"{home} imports {goal}: machines below index do not know each other"
-    if home in VOCABULARY | {"jit"} and goal in MACHINES:
+    if home in VOCABULARY | COMPILED and goal in MACHINES:
         yield f"{home} imports {goal}: vocabulary knows no machine"
-    if home in VOCABULARY and goal == "jit":
-        yield f"{home} imports jit: vocabulary is data"
+    if home in VOCABULARY and goal in COMPILED:
+        yield f"{home} imports {goal}: vocabulary is data"
 
     if is_kernel_file(root, found.file) and found.top not in {"__future__", "numpy", "typing"}:
         target = root.joinpath(*found.inside)
         file = target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
         layout = goal == "segment" and found.name.isupper()
-        if not ours or not (goal == "jit" or layout or (file.is_file() and is_kernel_file(root, file))):
+        if not ours or not (goal in COMPILED or layout or (file.is_file() and is_kernel_file(root, file))):
             yield (f"imports {found.target}: kernel files import numpy, jit, constants of the address layout "
                    "from segment, and other kernel files")
 
@@ -149,10 +150,10 @@ def test_every_folder_is_a_machine(root: Path) -> None:
     ("index/writer.py", "from http.client import HTTPConnection", "no server, operator or HTTP"),
     ("index/writer.py", "def late():\n    from quidditch_server import app", "no server, operator or HTTP"),
     ("translog/log.py", "import pickle", "run code"),
-    ("index/plan.py", "import numba", "only jit.py knows the compiler"),
-    ("index/plan.py", "from llvmlite import ir", "only jit.py knows the compiler"),
-    ("index/plan.py", "def late():\n    import llvmlite.binding", "only jit.py knows the compiler"),
-    ("index/plan.py", "import importlib\nimportlib.import_module('numba')", "only jit.py knows the compiler"),
+    ("index/plan.py", "import numba", "know the compiler"),
+    ("index/plan.py", "from llvmlite import ir", "know the compiler"),
+    ("index/plan.py", "def late():\n    import llvmlite.binding", "know the compiler"),
+    ("index/plan.py", "import importlib\nimportlib.import_module('numba')", "know the compiler"),
     ("index/plan.py", "from quidditch_core import Index", "the public face"),
     ("codec/reader.py", "from quidditch_core.index import reader", "codec imports index"),
     ("codec/v1/reader.py", "from ...tiering import local", "codec imports tiering"),
