@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -93,22 +93,39 @@ class Hit(_Sourced):
         return f"Hit({self.id!r}, score={self.score!r}{sort})"
 
 
-@dataclass(slots=True, repr=False, eq=False)
 class SearchResult:
     """The answer to a search; a sequence of its hits.
 
     ``total`` is None when counting was turned off, ``max_score`` None when nothing was scored. ``pre_tag``
-    and ``post_tag`` are what marks a highlight in the fragments of the hits.
+    and ``post_tag`` are what marks a highlight in the fragments of the hits. Hits of a search without sources and
+    highlights are made when someone first looks at them; ``len`` does not.
     """
 
-    total: Total | None
-    hits: list[Hit]
-    max_score: float | None = None
-    took_ms: float = 0.0
-    aggs: dict[str, Any] | None = None
-    index: str = ""
-    pre_tag: str = "<em>"
-    post_tag: str = "</em>"
+    __slots__ = ("_count", "_hits", "_make", "aggs", "index", "max_score", "post_tag", "pre_tag", "took_ms", "total")
+
+    def __init__(
+        self, total: Total | None, hits: list[Hit] | Callable[[], list[Hit]], max_score: float | None = None,
+        took_ms: float = 0.0, aggs: dict[str, Any] | None = None, index: str = "", pre_tag: str = "<em>",
+        post_tag: str = "</em>", *, count: int | None = None,
+    ) -> None:
+        """``hits`` are hits, or what makes ``count`` of them."""
+        self.total, self.max_score, self.took_ms, self.aggs, self.index = total, max_score, took_ms, aggs, index
+        self.pre_tag, self.post_tag = pre_tag, post_tag
+        self._hits: list[Hit] | None = None
+        self._make: Callable[[], list[Hit]] | None = None
+        if callable(hits):
+            assert count is not None
+            self._make, self._count = hits, count
+        else:
+            self._hits, self._count = hits, len(hits)
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The hits, best first."""
+        if self._hits is None:
+            assert self._make is not None
+            self._hits, self._make = self._make(), None
+        return self._hits
 
     def to_dict(self) -> dict[str, Any]:
         """The response that OpenSearch would give."""
@@ -128,7 +145,7 @@ class SearchResult:
         return body
 
     def __len__(self) -> int:
-        return len(self.hits)
+        return self._count
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

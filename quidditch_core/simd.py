@@ -1,4 +1,4 @@
-"""Vectors for kernels: eight lanes of uint32, int64 pairs of them, or float32, as portable LLVM vectors.
+"""Vectors for kernels: eight lanes of uint32 or float32, as portable LLVM vectors.
 
 LLVM does not vectorise a kernel's plain loops (addresses may alias), so the loops that matter say what they mean.
 Nothing here names an instruction set: the compiler turns eight lanes into one AVX2 register or two SSE ones.
@@ -21,6 +21,8 @@ u8x_prefix_sum = Primitive("u8x_prefix_sum")
 """Lane i becomes the sum of lanes 0 .. i."""
 u8x_last = Primitive("u8x_last")
 """Lane 7, as an int64."""
+u8x_popcount = Primitive("u8x_popcount")
+"""Number of set bits of every lane."""
 u8x_float = Primitive("u8x_float")
 """Lanes below 2^31 as floats."""
 f8x_load, f8x_store, f8x_splat = map(Primitive, ("f8x_load", "f8x_store", "f8x_splat"))
@@ -106,6 +108,10 @@ def intrinsics() -> dict[str, Any]:
             value = builder.add(value, builder.shuffle_vector(zero, value, moved))
         return value
 
+    def popcount(builder: Any, value: Any) -> Any:
+        kind = ir.FunctionType(u8x_ir, [u8x_ir])
+        return builder.call(builder.module.declare_intrinsic("llvm.ctpop.v8i32", fnty=kind), [value])
+
     def mask(builder: Any, bits: Any) -> Any:
         return builder.zext(builder.bitcast(bits, ir.IntType(LANES)), i64)
 
@@ -137,6 +143,7 @@ def intrinsics() -> dict[str, Any]:
         "u8x_shr": define(2, u8x(u8x, number), lambda b, x, n: b.lshr(x, splat(b, u8x_ir, b.trunc(n, i32)))),
         "u8x_prefix_sum": define(1, u8x(u8x), prefix_sum),
         "u8x_last": define(1, number(u8x), lambda b, v: b.zext(b.extract_element(v, ir.Constant(i32, LANES - 1)), i64)),
+        "u8x_popcount": define(1, u8x(u8x), popcount),
         "u8x_float": define(1, f8x(u8x), lambda b, v: b.sitofp(v, f8x_ir)),
         "u8x_below": define(2, number(u8x, u8x), lambda b, x, y: mask(b, b.icmp_unsigned("<", x, y))),
         "u8x_widen": define(1, u8x(number), widen),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import MappingError, UnsupportedError, nearest
 from .maps import ENGLISH_STOP, LOWERCASE, PORTER, POSSESSIVE, TermMap
-from .tokenizers import KEYWORD, LETTER, STANDARD, WHITESPACE, Tokenizer
+from .tokenizers import KEYWORD, LETTER, SHORT, STANDARD, WHITESPACE, Tokenizer
 
 
 class Token(NamedTuple):
@@ -47,6 +48,8 @@ class Analyzer:
 
     def terms(self, text: str) -> list[tuple[str, int]]:
         """(term, position) of each token of ``text``."""
+        if self.maps == (LOWERCASE,) and len(text) <= SHORT and _PLAIN.fullmatch(text):
+            return [(word, position) for position, word in enumerate(text.split())]
         return [(token.term, token.position) for token in self.tokens(text)]
 
     def map_term(self, raw: str) -> str | None:
@@ -64,6 +67,9 @@ class Analyzer:
         definition = "|".join([self.tokenizer.definition, *(step.definition for step in self.maps)])
         return hashlib.sha256(definition.encode()).hexdigest()[:12]
 
+
+# Lower-case ASCII letters and blanks: words to every tokenizer that splits words, and to the map that lowers them.
+_PLAIN = re.compile("[a-z ]*")
 
 _BUILT_IN = {
     analyzer.name: analyzer

@@ -6,6 +6,7 @@ broken by (position of the segment, document), so that a page is the same every 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from ..dsl import SearchRequest, SortKey
 from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, docs_of
-from . import columns, postings
+from . import best, columns, postings
+from .best import Shape, shape_of
 from .execute import bitmap, count, scored, top
 from .plan import NothingPlan, Plan
 from .view import View
@@ -29,17 +31,52 @@ class Row(NamedTuple):
 
     leaf: int
     doc: int
-    score: np.float32 | None
+    score: float | np.float32 | None
     sort: list[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
 class Page:
     """The rows asked for, how many documents match in all, and the best score (None if sorted by keys)."""
 
-    rows: list[Row]
-    found: int
-    max_score: np.float32 | None
+    __slots__ = ("_rows", "found", "max_score")
+
+    def __init__(self, rows: list[Row] | _Keys, found: int, max_score: float | np.float32 | None) -> None:
+        self._rows = rows
+        self.found = found
+        self.max_score = max_score
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._rows if isinstance(self._rows, list) else self._rows.rows()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+class _Keys:
+    """The keys of a page's hits, and what turns them into rows."""
+
+    __slots__ = ("_bases", "_keys", "_show_sort")
+
+    def __init__(self, keys: NDArray[np.int64], bases: list[int], show_sort: bool) -> None:
+        self._keys, self._bases, self._show_sort = keys, bases, show_sort
+
+    def __len__(self) -> int:
+        return self._keys.size
+
+    def rows(self) -> list[Row]:
+        numbers = (0xFFFFFFFF - (self._keys & 0xFFFFFFFF)).tolist()
+        scores = scores_of(self._keys)
+        bases = self._bases
+        leaves = [bisect_right(bases, number) - 1 for number in numbers] if len(bases) > 2 else [0] * len(numbers)
+        return [Row(leaf, number - bases[leaf], score, [score] if self._show_sort else None)
+                for number, leaf, score in zip(numbers, leaves, scores, strict=True)]
+
+
+def scores_of(keys: NDArray[np.int64]) -> list[float]:
+    """The scores in keys of the kernels: their upper halves."""
+    scores: list[float] = keys.view(np.float32)[1::2].tolist()
+    return scores
 
 
 def collect(plan: Plan, view: View, request: SearchRequest) -> Page:
@@ -54,13 +91,42 @@ def count_all(plan: Plan, view: View) -> int:
     """Live documents that match."""
     if isinstance(plan, NothingPlan):
         return 0
+    shape = shape_of(plan)
+    found = best.number(shape, view) if shape is not None else None
+    if found is not None:
+        return found
     return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
+
+
+def _tracked(shape: Shape, view: View, track: bool | int) -> int | None:
+    """How many match, as exactly as ``track`` asks; None if these kernels cannot tell."""
+    if track is False:
+        return 0
+    if track is not True:
+        surely = best.at_least(shape, view)
+        if surely > track:
+            return surely
+    return best.number(shape, view)
+
+
+def _page_of_keys(keys: NDArray[np.int64], found: int, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
+    most = scores_of(keys[:1])[0] if keys.size else None
+    if request.from_:
+        keys = keys[request.from_ :]
+    return Page(_Keys(keys, view.bases, show_sort), found, most)
 
 
 def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
     size = request.from_ + request.size
     if isinstance(plan, NothingPlan):
         return Page([], 0, None)
+    track = request.track_total_hits
+    shape = shape_of(plan)
+    if shape is not None:
+        keys = best.best(shape, view, size) if request.size else np.zeros(0, np.int64)
+        found = _tracked(shape, view, track)
+        if keys is not None and found is not None:
+            return _page_of_keys(keys, found, view, request, show_sort=show_sort)
     if request.size == 0:
         return Page([], count_all(plan, view), None)
     parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]

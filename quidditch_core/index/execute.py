@@ -114,7 +114,7 @@ def _ordinals(segment: Segment, field: str, start: int, stop: int) -> Bitmap:
     return postings.fill(segment, field, postings.read_terms(segment, field, start, stop)[2])
 
 
-def _accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap | None:
+def accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap | None:
     """The documents that filters, must_not and ``live`` leave; None if there are none of these."""
     accepted = live
     for clause in plan.filter:
@@ -130,14 +130,14 @@ def _accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap |
 def _bool_bitmap(plan: BoolPlan, segment: Segment) -> Bitmap:
     if plan.minimum > 1:
         return bitmap_of(_boolean(plan, segment, None).docs, segment.docs)
-    accepted = _accepted(plan, segment, None)
-    if accepted is None:
-        accepted = full_bitmap(segment.docs)
+    accept = accepted(plan, segment, None)
+    if accept is None:
+        accept = full_bitmap(segment.docs)
     for clause in plan.must:
-        accepted = accepted & bitmap(clause, segment)
+        accept = accept & bitmap(clause, segment)
     if plan.minimum == 1:
-        accepted = accepted & _union([bitmap(clause, segment) for clause in plan.should], segment)
-    return accepted
+        accept = accept & _union([bitmap(clause, segment) for clause in plan.should], segment)
+    return accept
 
 
 # --- with scores -------------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ class _Boolean:
     def __init__(self, plan: BoolPlan, segment: Segment, live: Bitmap | None) -> None:
         self.segment = segment
         self.possible = False
-        accepted = _accepted(plan, segment, live)
-        self._keep: list[object] = [accepted]
+        accept = accepted(plan, segment, live)
+        self._keep: list[object] = [accept]
         must = [self._clause(clause) for clause in plan.must]
         should = [self._clause(clause) for clause in plan.should]
         if any(clause is None for clause in must):
@@ -230,14 +230,14 @@ class _Boolean:
             return
         if not must and plan.minimum == 0:
             # Nothing is required but the filters: all that they leave match, with nothing to add to the score.
-            everything = full_bitmap(segment.docs) if accepted is None else accepted
+            everything = full_bitmap(segment.docs) if accept is None else accept
             must = [self._list(Scored(docs_of(everything, segment.docs), np.zeros(0, np.float32)), np.float32(0))]
         required = [clause for clause in must if clause is not None]
         clauses = required + optional
         self._sizes = [size for size, _ in required] or [sum(size for size, _ in optional)]
         query = np.zeros(kernel.Q_SLOTS + kernel.K_SLOTS * len(clauses), np.int64)
         query[: kernel.Q_DOCS + 1] = (
-            len(required), len(optional), plan.minimum, 0 if accepted is None else address(accepted), segment.docs)
+            len(required), len(optional), plan.minimum, 0 if accept is None else address(accept), segment.docs)
         for i, (_, slots) in enumerate(clauses):
             at = kernel.Q_SLOTS + kernel.K_SLOTS * i
             query[at : at + len(slots)] = slots

@@ -158,31 +158,17 @@ class _Planner:
         self._view = view
         self._words_planned = 0
         self._path = "query"  # JSON path of the query that is being planned, for errors
-        self._makers: dict[type[q.Query], Callable[[Any, np.float32], Plan]] = {
-            q.MatchAll: lambda query, boost: AllPlan(boost),
-            q.MatchNone: lambda query, boost: NothingPlan(),
-            q.Match: self._match,
-            q.MatchPhrase: self._phrase,
-            q.Term: self._term,
-            q.Terms: self._terms,
-            q.Range: self._range,
-            q.Prefix: self._prefix,
-            q.Ids: self._ids,
-            q.Exists: self._exists,
-            q.Bool: self._bool,
-            q.ConstantScore: self._constant,
-        }
 
     def plan(self, query: q.Query, boost: np.float32, path: str) -> Plan:
         """The plan of ``query``, which stands at ``path`` of the body that it is or could be written as."""
         name = _NAMES.get(type(query))
         self._path = f"{path}.{name}" if name else path
-        make = self._makers.get(type(query))
+        make = _MAKERS.get(type(query))
         if make is None:
             raise QueryError("not a query that this version can run", found=type(query).__name__,
-                             expected="one of " + ", ".join(kind.__name__ for kind in self._makers))
+                             expected="one of " + ", ".join(kind.__name__ for kind in _MAKERS))
         own = getattr(query, "boost", 1.0)
-        return make(query, boost if own == 1.0 else boost * np.float32(own))
+        return make(self, query, boost if own == 1.0 else boost * np.float32(own))
 
     # Terms
 
@@ -202,11 +188,18 @@ class _Planner:
                              found=value, expected=error.expected) from None
 
     def _scored_term(self, field: str, term: bytes, boost: np.float32) -> Plan:
-        statistics = self._view.statistics(field)
-        df = self._view.document_frequency(field, term)
-        if df == 0:
-            return NothingPlan()
-        return TermPlan(field, term, boost, bm25.idf(df, statistics.doc_count), statistics.factors)
+        plans = self._view.plans
+        known: Plan | None = plans.get((field, term))
+        if known is None:
+            statistics = self._view.statistics(field)
+            df = self._view.document_frequency(field, term)
+            known = NothingPlan() if df == 0 else TermPlan(
+                field, term, ONE, bm25.idf(df, statistics.doc_count), statistics.factors)
+            if len(plans) < _CACHED_PLANS:
+                plans[(field, term)] = known
+        if boost is ONE or not isinstance(known, TermPlan):
+            return known
+        return TermPlan(field, term, boost, known.idf, known.factors)
 
     def _term(self, query: q.Term, boost: np.float32) -> Plan:
         field = self._field(query.field)
@@ -314,10 +307,12 @@ class _Planner:
         if not words or (not required and minimum > len(words)):
             return NothingPlan()
         minimum = max(1, minimum)
-        merged: list[tuple[bytes, np.float32]] = [(word, ONE) for word in words]
-        if required or minimum <= 1:
-            merged = [(word, np.float32(times)) for word, times in Counter(words).items()]
-        clauses = tuple(self._scored_term(field.name, word, boost * times) for word, times in merged)
+        name = field.name
+        if (required or minimum <= 1) and len(set(words)) < len(words):
+            clauses = tuple([self._scored_term(name, word, boost * np.float32(times))
+                             for word, times in Counter(words).items()])
+        else:
+            clauses = tuple([self._scored_term(name, word, boost) for word in words])
         return BoolPlan(must=clauses) if required else BoolPlan(should=clauses, minimum=minimum)
 
     def _phrase(self, query: q.MatchPhrase, boost: np.float32) -> Plan:
@@ -379,6 +374,21 @@ class _Planner:
         return tuple(plans)
 
 
+_MAKERS: dict[type[q.Query], Callable[[_Planner, Any, np.float32], Plan]] = {
+    q.MatchAll: lambda planner, query, boost: AllPlan(boost),
+    q.MatchNone: lambda planner, query, boost: NothingPlan(),
+    q.Match: _Planner._match,
+    q.MatchPhrase: _Planner._phrase,
+    q.Term: _Planner._term,
+    q.Terms: _Planner._terms,
+    q.Range: _Planner._range,
+    q.Prefix: _Planner._prefix,
+    q.Ids: _Planner._ids,
+    q.Exists: _Planner._exists,
+    q.Bool: _Planner._bool,
+    q.ConstantScore: _Planner._constant,
+}
+_CACHED_PLANS = 16384
 _MAY_BE_TERM = (q.Term, q.Match, q.MatchPhrase)
 _NAMES: dict[type[q.Query], str] = {
     q.Match: "match", q.MatchPhrase: "match_phrase", q.Term: "term", q.Terms: "terms", q.Range: "range",

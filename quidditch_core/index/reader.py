@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -75,25 +76,25 @@ class Reader:
         started = time.perf_counter()
         if aggs is not None:
             raise UnsupportedError("aggregations are not supported by this version", path="aggs")
-        changes: dict[str, Any] = {
-            name: value for name, value in (("size", size), ("from_", from_), ("track_total_hits", track_total_hits))
-            if value is not None}
-        if sort is not None:
-            changes["sort"] = parse_sort(sort)
-        if source is not None:
-            changes["source"] = parse_source(source)
-        if highlight is not None:
-            changes["highlight"] = parse_highlight(highlight)
-        request = _request(query_or_body, changes)
         view = self.view
+        if (isinstance(query_or_body, q.Query) and sort is None and highlight is None and type(size) in _PLAIN
+                and type(from_) in _PLAIN and type(source) in _PLAIN and type(track_total_hits) in _PLAIN):
+            query = query_or_body
+            request = _form(size, from_, source, track_total_hits)
+        else:
+            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight)
+            query = request.query
         window = view.settings.max_result_window
         if request.from_ + request.size > window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {window}", fix="raise index.max_result_window")
-        page = collect(plan(request.query, view), view, request)
+        page = collect(plan(query, view), view, request)
+        lazy = request.highlight is None and not request.source.enabled
         result = SearchResult(
-            _total(page.found, request.track_total_hits), fetch(page.rows, view, request),
-            None if page.max_score is None or request.sort else float(page.max_score), index=view.name)
+            _total(page.found, request.track_total_hits),
+            (lambda: fetch(page.rows, view, request)) if lazy else fetch(page.rows, view, request),
+            None if page.max_score is None or request.sort else float(page.max_score), index=view.name,
+            count=len(page))
         if request.highlight is not None:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
         result.took_ms = (time.perf_counter() - started) * 1000
@@ -149,7 +150,28 @@ class Reader:
         self.close()
 
 
-def _request(query_or_body: q.Query | dict[str, Any] | None, changes: dict[str, Any]) -> SearchRequest:
+_PLAIN = {int, bool, type(None)}
+
+
+@lru_cache(maxsize=256, typed=True)
+def _form(size: int | None, from_: int | None, source: bool | None, track: bool | int | None) -> SearchRequest:
+    """The request for any query, where nothing but numbers is asked for: most searches ask for the same."""
+    return _request(None, size, from_, track, None, source, None)
+
+
+def _request(
+    query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, track: bool | int | None,
+    sort: Any, source: Any, highlight: Any,
+) -> SearchRequest:
+    changes: dict[str, Any] = {
+        name: value for name, value in (("size", size), ("from_", from_), ("track_total_hits", track))
+        if value is not None}
+    if sort is not None:
+        changes["sort"] = parse_sort(sort)
+    if source is not None:
+        changes["source"] = parse_source(source)
+    if highlight is not None:
+        changes["highlight"] = parse_highlight(highlight)
     if query_or_body is None:
         return SearchRequest(**changes)
     if isinstance(query_or_body, q.Query):

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..mapping import Mapping
 from ..segment import Segment, bit_count, full_bitmap
-from . import bm25
+from . import bm25, postings, profiles
 from .postings import find
+
+_CACHED_CLAUSES = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +63,18 @@ class View:
         self.settings = settings
         self.name = name
         self._statistics: dict[str, FieldStatistics] = {}
+        self._clauses: dict[tuple[str, bytes, bool], tuple[list[bytes | None], list[object]]] = {}
+        self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
+        self._evictions = profiles.evictions
 
     @property
     def live_docs(self) -> int:
         return sum(leaf.live_docs for leaf in self.leaves)
+
+    @cached_property
+    def has_deletions(self) -> bool:
+        """Whether any segment has a live mask."""
+        return any(leaf.live is not None for leaf in self.leaves)
 
     def statistics(self, field: str) -> FieldStatistics:
         found = self._statistics.get(field)
@@ -78,3 +89,31 @@ class View:
         """Documents that hold ``term``, over all segments."""
         infos = (find(leaf.segment, field, term) for leaf in self.leaves)
         return sum(info.df for info in infos if info is not None)
+
+    def clauses(self, field: str, term: bytes, *, positions: bool = False) -> list[bytes | None]:
+        """The clause of ``term`` for the kernels of ``best`` in each segment, None where the term is not."""
+        known = self._clauses.get((field, term, positions))
+        if known is not None and self._evictions == profiles.evictions:
+            return known[0]
+        if self._evictions != profiles.evictions or len(self._clauses) >= _CACHED_CLAUSES:
+            self._clauses.clear()
+            self._evictions = profiles.evictions
+        statistics = self.statistics(field)
+        factors, length = statistics.factors, statistics.average_length
+        weight = bm25.idf(self.document_frequency(field, term), statistics.doc_count)
+        clauses: list[bytes | None] = []
+        keep: list[object] = []
+        for leaf in self.leaves:
+            segment = leaf.segment
+            info = find(segment, field, term)
+            if info is None:
+                clauses.append(None)
+                continue
+            postings.need(segment, field, info, positions=positions)
+            dead = segment.docs - leaf.live_docs
+            profile = profiles.profile_of(segment, field, term, info, factors, length, leaf.live, dead)
+            clause, used = profiles.clause_of(segment, field, info, weight, factors, length, profile, dead)
+            clauses.append(clause)
+            keep.append(used)
+        self._clauses[(field, term, positions)] = clauses, keep
+        return clauses

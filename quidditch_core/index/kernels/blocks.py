@@ -24,6 +24,18 @@ from quidditch_core.segment import (
     F_POSTINGS_SIZE,
     F_WIDTHS,
 )
+from quidditch_core.simd import (
+    u8x_add,
+    u8x_and,
+    u8x_last,
+    u8x_load,
+    u8x_or,
+    u8x_prefix_sum,
+    u8x_shl,
+    u8x_shr,
+    u8x_splat,
+    u8x_store,
+)
 
 # Slots of a term row (int64 [8]), as segment.TermInfo.
 T_ORDINAL, T_DF, T_TTF, T_POSTINGS, T_POSTINGS_SIZE, T_HEADERS, T_POSITIONS, T_POSITIONS_SIZE = range(8)
@@ -46,20 +58,51 @@ def vertical_bytes(width: int) -> int:
 
 
 @helper
-def unpack_vertical(source: int, width: int, out: int) -> None:
-    """128 values of ``width`` bits into uint32 at ``out``."""
-    mask = (1 << width) - 1
+def unpack_vertical(source: int, width: int, out: int, plus: int) -> None:
+    """128 values of ``width`` bits, each ``plus`` something, into uint32 at ``out``."""
+    mask = u8x_splat((1 << width) - 1)
+    more = u8x_splat(plus)
     for row in range(16):
         bit = row * width
         word = source + 32 * (bit >> 5)
         shift = bit & 31
-        if shift + width <= 32:
-            for lane in range(8):
-                store_u32(out + 4 * (8 * row + lane), (load_u32(word + 4 * lane) >> shift) & mask)
-        else:
-            for lane in range(8):
-                wide = load_u32(word + 4 * lane) | (load_u32(word + 32 + 4 * lane) << 32)
-                store_u32(out + 4 * (8 * row + lane), (wide >> shift) & mask)
+        value = u8x_shr(u8x_load(word), shift)
+        if shift + width > 32:
+            value = u8x_or(value, u8x_shl(u8x_load(word + 32), 32 - shift))
+        u8x_store(out + 32 * row, u8x_add(u8x_and(value, mask), more))
+
+
+@helper
+def unpack_docs(source: int, width: int, out: int, previous: int) -> int:
+    """128 documents, stored as distances - 1 from the one before; the last of them. ``width`` is at most 24.
+
+    Sums cannot pass 2^32, so documents ascend whatever the bytes are, and none is beyond the last.
+    """
+    mask = u8x_splat((1 << width) - 1)
+    one = u8x_splat(1)
+    base = u8x_splat(previous)
+    for row in range(16):
+        bit = row * width
+        word = source + 32 * (bit >> 5)
+        shift = bit & 31
+        value = u8x_shr(u8x_load(word), shift)
+        if shift + width > 32:
+            value = u8x_or(value, u8x_shl(u8x_load(word + 32), 32 - shift))
+        value = u8x_add(base, u8x_prefix_sum(u8x_add(u8x_and(value, mask), one)))
+        u8x_store(out + 32 * row, value)
+        base = u8x_splat(u8x_last(value))
+    return u8x_last(base)
+
+
+@inline_helper
+def read_vertical(source: int, width: int, index: int) -> int:
+    """One of 128 values of ``width`` bits."""
+    bit = (index >> 3) * width
+    word = source + 32 * (bit >> 5) + 4 * (index & 7)
+    value = load_u32(word) >> (bit & 31)
+    if (bit & 31) + width > 32:
+        value |= load_u32(word + 32) << (32 - (bit & 31))
+    return value & ((1 << width) - 1)
 
 
 @helper
@@ -90,6 +133,66 @@ def tail_bytes(count: int, doc_width: int, freq_width: int) -> int:
 
 
 @helper
+def term_start(field: int, term: int) -> int:
+    """Offset of the postings of a term of two documents or more, whose bytes are all there; or CORRUPT."""
+    at = load_i64(term + 8 * T_POSTINGS)
+    end = at + load_i64(term + 8 * T_POSTINGS_SIZE)
+    if load_i64(field + 8 * F_POSTINGS) == 0 or at < 0 or end < at or end > load_i64(field + 8 * F_POSTINGS_SIZE):
+        return CORRUPT
+    return at
+
+
+@helper
+def decode_docs(source: int, end: int, width: int, count: int, previous: int, limit: int, out: int) -> int:
+    """``count`` documents below ``limit`` into uint32 at ``out``; the last of them or CORRUPT.
+
+    Up to the next multiple of 8, the last is repeated: vectors may look up what belongs to it.
+    """
+    if count == 128:
+        if width > 32 or source + vertical_bytes(width) > end:
+            return CORRUPT
+        if width <= 24:
+            doc = unpack_docs(source, width, out, previous)
+            return doc if doc < limit else CORRUPT
+        unpack_vertical(source, width, out, 0)
+    else:
+        if width > 32 or source + tail_bytes(count, width, 0) > end:
+            return CORRUPT
+        for i in range(count):
+            store_u32(out + 4 * i, read_bits(source, i * width, width))
+    doc = previous
+    for i in range(count):
+        doc += load_u32(out + 4 * i) + 1
+        store_u32(out + 4 * i, doc)
+    if doc >= limit:
+        return CORRUPT
+    for i in range(count, (count + 7) & -8):
+        store_u32(out + 4 * i, doc)
+    return doc
+
+
+@helper
+def decode_freqs(source: int, end: int, width: int, count: int, out: int) -> int:
+    """``count`` frequencies into uint32 at ``out``; 0 or CORRUPT."""
+    if count == 128:
+        if width > 32 or source + vertical_bytes(width) > end:
+            return CORRUPT
+        unpack_vertical(source, width, out, 1)
+    else:
+        if width > 32 or source + tail_bytes(count, width, 0) > end:
+            return CORRUPT
+        for i in range(count):
+            store_u32(out + 4 * i, read_bits(source, i * width, width) + 1)
+    return 0
+
+
+@inline_helper
+def docs_bytes(count: int, width: int) -> int:
+    """Bytes of a block's documents, which its frequencies follow."""
+    return vertical_bytes(width) if count == 128 else (count * width + 7) >> 3
+
+
+@helper
 def decode_block(field: int, term: int, block: int, docs: int, freqs: int) -> int:
     """Documents and frequencies of one block of a term, into uint32 [128] each; their number or CORRUPT."""
     df = load_i64(term + 8 * T_DF)
@@ -101,62 +204,35 @@ def decode_block(field: int, term: int, block: int, docs: int, freqs: int) -> in
         store_u32(docs, doc)
         store_u32(freqs, load_i64(term + 8 * T_TTF))
         return 1
-    base = load_i64(field + 8 * F_POSTINGS)
-    at = load_i64(term + 8 * T_POSTINGS)
-    end = at + load_i64(term + 8 * T_POSTINGS_SIZE)
-    if base == 0 or at < 0 or end < at or end > load_i64(field + 8 * F_POSTINGS_SIZE):
+    at = term_start(field, term)
+    if at < 0:
         return CORRUPT
+    base = load_i64(field + 8 * F_POSTINGS)
+    end = base + at + load_i64(term + 8 * T_POSTINGS_SIZE)
     count = min(128, df - 128 * block)
     previous = -1
-    header_last = -1
+    source = base + at
     if df < 128:
-        if at + 2 > end:
+        if source + 2 > end:
             return CORRUPT
-        doc_width = load_u8(base + at)
-        freq_width = load_u8(base + at + 1)
-        at += 2
+        doc_width = load_u8(source)
+        freq_width = load_u8(source + 1)
+        source += 2
     else:
         header = load_i64(term + 8 * T_HEADERS) + block
         if header < 0 or header >= load_i64(field + 8 * F_BLOCKS):
             return CORRUPT
-        at += 32 * load_u32(load_i64(field + 8 * F_OFFSETS) + 4 * header)
+        source += 32 * load_u32(load_i64(field + 8 * F_OFFSETS) + 4 * header)
         widths = load_i64(field + 8 * F_WIDTHS) + 2 * header
         doc_width = load_u8(widths)
         freq_width = load_u8(widths + 1)
-        lasts = load_i64(field + 8 * F_LAST_DOCS)
-        header_last = load_u32(lasts + 4 * header)
         if block > 0:
-            previous = load_u32(lasts + 4 * (header - 1))
-    if doc_width > 32 or freq_width > 32:
+            previous = load_u32(load_i64(field + 8 * F_LAST_DOCS) + 4 * (header - 1))
+    last = decode_docs(source, end, doc_width, count, previous, limit, docs)
+    if last < 0 or (df >= 128 and last != load_u32(load_i64(field + 8 * F_LAST_DOCS) + 4 * header)):
         return CORRUPT
-    if count == 128:
-        if at + vertical_bytes(doc_width) + vertical_bytes(freq_width) > end:
-            return CORRUPT
-        unpack_vertical(base + at, doc_width, docs)
-        if freq_width:
-            unpack_vertical(base + at + vertical_bytes(doc_width), freq_width, freqs)
-    else:
-        if at + tail_bytes(count, doc_width, freq_width) > end:
-            return CORRUPT
-        source = base + at
-        for i in range(count):
-            store_u32(docs + 4 * i, read_bits(source, i * doc_width, doc_width))
-        if freq_width:
-            source += (count * doc_width + 7) >> 3
-            for i in range(count):
-                store_u32(freqs + 4 * i, read_bits(source, i * freq_width, freq_width))
-    doc = previous
-    for i in range(count):
-        doc += load_u32(docs + 4 * i) + 1
-        store_u32(docs + 4 * i, doc)
-    if doc >= limit or (df >= 128 and doc != header_last):
+    if decode_freqs(source + docs_bytes(count, doc_width), end, freq_width, count, freqs) < 0:
         return CORRUPT
-    if freq_width:
-        for i in range(count):
-            store_u32(freqs + 4 * i, load_u32(freqs + 4 * i) + 1)
-    else:
-        for i in range(count):
-            store_u32(freqs + 4 * i, 1)
     return count
 
 

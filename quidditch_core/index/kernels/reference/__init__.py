@@ -12,6 +12,7 @@ from .boolean import boolean
 from .build import encode, group, intern, rehash, scatter
 from .merge import gather
 from .phrase import phrase
+from .search import count_union, intersection, profile, union
 from .terms import (
     dictionary_block,
     dictionary_find,
@@ -23,6 +24,7 @@ from .terms import (
 
 __all__ = [
     "boolean",
+    "count_union",
     "dictionary_block",
     "dictionary_find",
     "dictionary_read",
@@ -31,9 +33,12 @@ __all__ = [
     "gather",
     "group",
     "intern",
+    "intersection",
     "phrase",
     "postings_fill",
     "postings_read",
+    "profile",
     "rehash",
     "scatter",
+    "union",
 ]

@@ -1,0 +1,514 @@
+"""The best documents that hold all of some terms, and phrases among them.
+
+The rarest term leads: its blocks are decoded, and its documents are asked for in the other lists, the rarest first.
+Profiles say in which ranges of 256 documents all terms occur and what they can score there, so that most of the
+lead's documents are dropped before anything else is read. If even the rarest term is frequent, all have bitmaps, and
+the ranges are intersected word by word instead.
+
+A phrase is an intersection whose documents must also hold the terms at their offsets. Its frequency is at most that
+of its rarest word, which bounds its score.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quidditch_core.index.kernels.blocks import (
+    CORRUPT,
+    END,
+    T_HEADERS,
+    T_POSITIONS,
+    T_POSITIONS_SIZE,
+)
+from quidditch_core.index.kernels.collector import (
+    O_BLOCKS,
+    O_FLOOR,
+    O_FOUND,
+    O_POSTINGS,
+    O_RANGES,
+    finish,
+    floor_score,
+    key_of,
+    push,
+    select,
+)
+from quidditch_core.index.kernels.lists import (
+    K_FIELD,
+    K_OFFSET,
+    K_SLOTS,
+    K_TERM,
+    L_BITMAP,
+    L_BLOCKS,
+    L_CLAUSE,
+    L_DF,
+    L_DOC_BUFFER,
+    L_FREQ_BUFFER,
+    L_RANGES,
+    L_RANKS,
+    L_UNIT,
+    LIST_BYTES,
+    RANGE_SHIFT,
+    block_last,
+    freq_at,
+    has_doc,
+    list_open,
+    load_block,
+    load_freqs,
+    posting_of,
+    rank,
+    score_of,
+)
+from quidditch_core.index.kernels.union import (
+    FIRST,
+    Q_ACCEPT,
+    Q_BASE,
+    Q_DOCS,
+    Q_MODE,
+    Q_NEXT,
+    Q_OPTIONAL,
+    Q_PHRASE,
+    Q_REQUIRED,
+    Q_SLOTS,
+    S_LISTS,
+    open_sparse,
+)
+from quidditch_core.jit import (
+    ctz,
+    f32_bits,
+    helper,
+    inline_helper,
+    kernel,
+    load_f32,
+    load_i64,
+    load_u8,
+    load_u32,
+    load_u64,
+    popcount,
+    store_f32,
+    store_i64,
+)
+from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
+from quidditch_core.simd import (
+    f8x_add,
+    f8x_at_least,
+    f8x_max,
+    f8x_mul,
+    f8x_splat,
+    f8x_store,
+    f8x_sub,
+    u8x_float,
+    u8x_widen,
+)
+
+# Modes: the best hits; their number; both.
+TOP, COUNT, BOTH = 0, 2, 3
+
+# Where a list's positions stand: posting, then the walk through one document's positions.
+W_POSTING, W_LEFT, W_AT, W_END, W_CURRENT, W_OFFSET = range(6)
+WALK_BYTES = 8 * 8
+
+S_CANDIDATES = S_LISTS  # int64 [128]: documents, then their places in the lead's block
+S_STATES = S_CANDIDATES + 16 * 128
+
+
+def scratch_bytes(clauses: int, docs: int) -> int:
+    """Bytes of scratch for a query of ``clauses`` on a segment."""
+    ranges = ((docs + 255) // 256 + 7) // 8 * 8
+    return S_STATES + clauses * (LIST_BYTES + 8 + WALK_BYTES + ranges) + 12 * ranges + 64
+
+
+@helper
+def bound_ranges(lists: int, required: int, count: int, query: int, totals: int) -> None:
+    """What a document of each range can score at most; -1 where no document can match."""
+    docs = load_i64(query + 8 * Q_DOCS)
+    accept = load_i64(query + 8 * Q_ACCEPT)
+    ranges = (((docs + 255) >> RANGE_SHIFT) + 7) & -8
+    zero = f8x_splat(np.float32(0.0))
+    huge = f8x_splat(np.float32(3e38))
+    margin = f8x_splat(np.float32(1.0 + 2.0**-12))
+    together = load_i64(query + 8 * Q_PHRASE) == 0
+    for r in range(0, ranges, 8):
+        total = zero
+        least = huge
+        for i in range(count):
+            state = load_i64(lists + 8 * i)
+            unit = f8x_splat(load_f32(state + 8 * L_UNIT))
+            bound = f8x_mul(unit, u8x_float(u8x_widen(load_i64(state + 8 * L_RANGES) + r)))
+            total = f8x_add(total, bound)
+            if i < required:
+                least = f8x_sub(zero, f8x_max(f8x_sub(zero, least), f8x_sub(zero, bound)))
+        f8x_store(totals + 4 * r, f8x_mul(total if together else least, margin))
+        absent = f8x_at_least(zero, least)
+        while absent != 0:
+            lane = ctz(np.uint64(absent))
+            absent = absent & (absent - 1)
+            store_f32(totals + 4 * (r + lane), np.float32(-1.0))
+    if accept != 0:
+        words = (docs >> 6) + 1
+        for r in range(ranges):
+            some = np.uint64(0)
+            for word in range(4 * r, min(4 * r + 4, words)):
+                some = some | load_u64(accept + 8 * word)
+            if some == np.uint64(0):
+                store_f32(totals + 4 * r, np.float32(-1.0))
+
+
+@helper
+def skip_positions(at: int, end: int, count: int) -> int:
+    """The address behind ``count`` varints, eight bytes at a time; CORRUPT if they do not end in time."""
+    high = np.uint64(0x8080808080808080)
+    while count > 0 and at + 8 <= end:
+        inside = popcount(~load_u64(at) & high)
+        if inside > count:
+            break
+        count -= inside
+        at += 8
+    if count == 0:
+        # The last of them ended somewhere in these eight bytes, or exactly at their end.
+        while load_u8(at - 1) >= 128:
+            at -= 1
+        return at
+    while count > 0:
+        if at >= end:
+            return CORRUPT
+        if load_u8(at) < 128:
+            count -= 1
+        at += 1
+    return at
+
+
+@helper
+def seek(state: int, walk: int) -> int:
+    """Place a walk on the positions of its posting; the posting's frequency, or CORRUPT."""
+    posting = load_i64(walk + 8 * W_POSTING)
+    clause = load_i64(state + 8 * L_CLAUSE)
+    field = load_i64(clause + 8 * K_FIELD)
+    term = clause + 8 * K_TERM
+    block = posting >> 7
+    index = posting & 127
+    if load_freqs(state, block) < 0:
+        return CORRUPT
+    start = load_i64(term + 8 * T_POSITIONS)
+    end = start + load_i64(term + 8 * T_POSITIONS_SIZE)
+    base = load_i64(field + 8 * F_POSITIONS)
+    if base == 0 or start < 0 or end < start or end > load_i64(field + 8 * F_POSITIONS_SIZE):
+        return CORRUPT
+    at = start
+    known = 0
+    if load_i64(state + 8 * L_DF) >= 128:
+        header = load_i64(term + 8 * T_HEADERS) + block
+        bases = load_i64(field + 8 * F_POSITION_BASES)
+        if bases == 0:
+            return CORRUPT
+        offset = np.int64(load_u64(bases + 8 * header))
+        if offset < 0 or offset > end - start:
+            return CORRUPT
+        at += offset
+        known = index & -32
+        if known > 0:
+            at += load_u32(load_i64(field + 8 * F_POSITION_SUBS) + 12 * header + 4 * ((known >> 5) - 1))
+        if at > end:
+            return CORRUPT
+    skip = 0
+    for i in range(known, index):
+        skip += load_u32(state + L_FREQ_BUFFER + 4 * i)
+    at = skip_positions(base + at, base + end, skip) if skip > 0 else base + at
+    if at < 0:
+        return CORRUPT
+    freq = load_u32(state + L_FREQ_BUFFER + 4 * index)
+    store_i64(walk + 8 * W_LEFT, freq)
+    store_i64(walk + 8 * W_AT, at)
+    store_i64(walk + 8 * W_END, base + end)
+    store_i64(walk + 8 * W_CURRENT, -1)
+    return freq
+
+
+@inline_helper
+def step(walk: int) -> int:
+    """The next position of the document, END when there is none, or CORRUPT."""
+    left = load_i64(walk + 8 * W_LEFT)
+    if left == 0:
+        store_i64(walk + 8 * W_CURRENT, END)
+        return END
+    at = load_i64(walk + 8 * W_AT)
+    end = load_i64(walk + 8 * W_END)
+    value = 0
+    shift = 0
+    while True:
+        if at >= end or shift > 28:
+            return CORRUPT
+        byte = load_u8(at)
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    current = load_i64(walk + 8 * W_CURRENT)
+    value = value if current < 0 else current + value
+    store_i64(walk + 8 * W_AT, at)
+    store_i64(walk + 8 * W_LEFT, left - 1)
+    store_i64(walk + 8 * W_CURRENT, value)
+    return value
+
+
+@helper
+def phrase_frequency(walks: int, count: int) -> int:
+    """Number of places where all terms stand at their offsets; CORRUPT if the bytes are."""
+    found = 0
+    while True:
+        position = step(walks)
+        if position == END or position < 0:
+            return found if position == END else CORRUPT
+        start = position - load_i64(walks + 8 * W_OFFSET)
+        if start < 0:
+            continue
+        matched = True
+        for i in range(1, count):
+            walk = walks + WALK_BYTES * i
+            wanted = start + load_i64(walk + 8 * W_OFFSET)
+            current = load_i64(walk + 8 * W_CURRENT)
+            while current < wanted:
+                current = step(walk)
+                if current < 0:
+                    return CORRUPT
+            if current == END:
+                return found
+            if current != wanted:
+                matched = False
+                break
+        if matched:
+            found += 1
+
+
+@helper
+def hit(lists: int, walks: int, required: int, count: int, doc: int, query: int, totals: int, out: int) -> int:
+    """Score a document that holds all required terms, at the postings in ``walks``; CORRUPT or 0."""
+    mode = load_i64(query + 8 * Q_MODE)
+    state = load_i64(lists)
+    if load_i64(query + 8 * Q_PHRASE) != 0:
+        if mode == TOP and load_i64(out + 8 * O_FLOOR) >= 0:
+            most = freq_at(state, load_i64(walks + 8 * W_POSTING))
+            if most < 0:
+                return CORRUPT
+            if score_of(state, doc, most) < floor_score(out):
+                return 0
+        for i in range(required):
+            if seek(load_i64(lists + 8 * i), walks + WALK_BYTES * i) < 0:
+                return CORRUPT
+        freq = phrase_frequency(walks, required)
+        if freq <= 0:
+            return freq
+        store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + 1)
+        if mode != COUNT:
+            push(out, key_of(score_of(state, doc, freq), load_i64(query + 8 * Q_BASE) + doc))
+        return 0
+    store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + 1)
+    if mode == COUNT:
+        return 0
+    floor = np.float64(floor_score(out))
+    left = np.float64(load_f32(totals + 4 * (doc >> RANGE_SHIFT)))
+    must = 0.0
+    for i in range(required):
+        state = load_i64(lists + 8 * i)
+        freq = freq_at(state, load_i64(walks + WALK_BYTES * i + 8 * W_POSTING))
+        if freq < 0:
+            return CORRUPT
+        must += np.float64(score_of(state, doc, freq))
+        if i + 1 < count:
+            left -= np.float64(load_f32(state + 8 * L_UNIT)
+                               * np.float32(load_u8(load_i64(state + 8 * L_RANGES) + (doc >> RANGE_SHIFT))))
+            if must + left < floor and mode == TOP:
+                return 0
+    should = 0.0
+    for i in range(required, count):
+        state = load_i64(lists + 8 * i)
+        if load_u8(load_i64(state + 8 * L_RANGES) + (doc >> RANGE_SHIFT)) == 0:
+            continue
+        posting = posting_of(state, doc)
+        if posting == CORRUPT:
+            return CORRUPT
+        if posting >= 0:
+            freq = freq_at(state, posting)
+            if freq < 0:
+                return CORRUPT
+            should += np.float64(score_of(state, doc, freq))
+    push(out, key_of(np.float32(must) + np.float32(should), load_i64(query + 8 * Q_BASE) + doc))
+    return 0
+
+
+@helper
+def search_bitmaps(
+    lists: int, walks: int, required: int, count: int, r: int, query: int, totals: int, out: int,
+) -> int:
+    """Search one range in which every required term has a bitmap; CORRUPT or 0."""
+    docs = load_i64(query + 8 * Q_DOCS)
+    accept = load_i64(query + 8 * Q_ACCEPT)
+    mode = load_i64(query + 8 * Q_MODE)
+    counting = mode == COUNT and load_i64(query + 8 * Q_PHRASE) == 0
+    for word in range(4 * r, min(4 * r + 4, (docs >> 6) + 1)):
+        bits = load_u64(load_i64(load_i64(lists) + 8 * L_BITMAP) + 8 * word)
+        for i in range(1, required):
+            bits = bits & load_u64(load_i64(load_i64(lists + 8 * i) + 8 * L_BITMAP) + 8 * word)
+        if accept != 0:
+            bits = bits & load_u64(accept + 8 * word)
+        if counting:
+            store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + popcount(bits))
+            continue
+        while bits != np.uint64(0):
+            doc = 64 * word + ctz(bits)
+            bits = bits & (bits - np.uint64(1))
+            for i in range(required):
+                state = load_i64(lists + 8 * i)
+                store_i64(walks + WALK_BYTES * i + 8 * W_POSTING,
+                          rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc))
+            if hit(lists, walks, required, count, doc, query, totals, out) < 0:
+                return CORRUPT
+    store_i64(out + 8 * O_RANGES, load_i64(out + 8 * O_RANGES) + 1)
+    return 0
+
+
+@helper
+def search_all_bitmaps(
+    lists: int, walks: int, required: int, count: int, query: int, totals: int, out: int,
+) -> int:
+    """Range by range, the best first; CORRUPT or 0."""
+    docs = load_i64(query + 8 * Q_DOCS)
+    ranges = (((docs + 255) >> RANGE_SHIFT) + 7) & -8
+    keys = totals + 4 * ranges
+    pruned = load_i64(query + 8 * Q_MODE) == TOP
+    if pruned:
+        found = 0
+        for r in range(ranges):
+            if load_f32(totals + 4 * r) > np.float32(0.0):
+                store_i64(keys + 8 * found, (f32_bits(load_f32(totals + 4 * r)) << 32) | r)
+                found += 1
+        if found > 2 * FIRST:
+            select(keys, found, FIRST)
+            for i in range(FIRST):
+                r = load_i64(keys + 8 * i) & 0xFFFFFFFF
+                if search_bitmaps(lists, walks, required, count, r, query, totals, out) < 0:
+                    return CORRUPT
+                store_f32(totals + 4 * r, np.float32(-1.0))
+    floor = floor_score(out) if pruned else np.float32(0.0)
+    for r in range(ranges):
+        if load_f32(totals + 4 * r) >= max(floor, np.float32(0.0)):
+            if search_bitmaps(lists, walks, required, count, r, query, totals, out) < 0:
+                return CORRUPT
+            if pruned:
+                floor = floor_score(out)
+    return 0
+
+
+@helper
+def search_lead(
+    lists: int, walks: int, required: int, count: int, query: int, totals: int, scratch: int, out: int,
+) -> int:
+    """Follow the rarest required term; CORRUPT or 0."""
+    accept = load_i64(query + 8 * Q_ACCEPT)
+    pruned = load_i64(query + 8 * Q_MODE) == TOP
+    docs = scratch + S_CANDIDATES
+    places = docs + 8 * 128
+    lead = load_i64(lists)
+    first = 0
+    for block in range(load_i64(lead + 8 * L_BLOCKS)):
+        floor = max(floor_score(out) if pruned else np.float32(0.0), np.float32(0.0))
+        last = block_last(lead, block) >> RANGE_SHIFT
+        hopeless = last - first < 16
+        if hopeless:
+            for r in range(first, last + 1):
+                if load_f32(totals + 4 * r) >= floor:
+                    hopeless = False
+                    break
+        first = last
+        if hopeless:
+            continue
+        size = load_block(lead, block)
+        if size < 0:
+            return CORRUPT
+        store_i64(out + 8 * O_BLOCKS, load_i64(out + 8 * O_BLOCKS) + 1)
+        store_i64(out + 8 * O_POSTINGS, load_i64(out + 8 * O_POSTINGS) + size)
+        found = 0
+        for i in range(size):
+            doc = load_u32(lead + L_DOC_BUFFER + 4 * i)
+            store_i64(docs + 8 * found, doc)
+            store_i64(places + 8 * found, i)
+            found += 1 if load_f32(totals + 4 * (doc >> RANGE_SHIFT)) >= floor else 0
+        if accept != 0:
+            kept = 0
+            for i in range(found):
+                doc = load_i64(docs + 8 * i)
+                store_i64(docs + 8 * kept, doc)
+                store_i64(places + 8 * kept, load_i64(places + 8 * i))
+                kept += 1 if has_doc(accept, doc) else 0
+            found = kept
+        for j in range(1, required):
+            bitmap = load_i64(load_i64(lists + 8 * j) + 8 * L_BITMAP)
+            if bitmap == 0 or found == 0:
+                continue
+            kept = 0
+            for i in range(found):
+                doc = load_i64(docs + 8 * i)
+                store_i64(docs + 8 * kept, doc)
+                store_i64(places + 8 * kept, load_i64(places + 8 * i))
+                kept += 1 if has_doc(bitmap, doc) else 0
+            found = kept
+        for i in range(found):
+            doc = load_i64(docs + 8 * i)
+            store_i64(walks + 8 * W_POSTING, 128 * block + load_i64(places + 8 * i))
+            together = True
+            for j in range(1, required):
+                posting = posting_of(load_i64(lists + 8 * j), doc)
+                if posting == CORRUPT:
+                    return CORRUPT
+                if posting < 0:
+                    together = False
+                    break
+                store_i64(walks + WALK_BYTES * j + 8 * W_POSTING, posting)
+            if together and hit(lists, walks, required, count, doc, query, totals, out) < 0:
+                return CORRUPT
+    return 0
+
+
+@kernel("quidditch_core.index.kernels.reference:intersection")
+def intersection(query: int, scratch: int, out: int) -> int:
+    """The best hits of required terms (and optional ones, or a phrase), over all segments of the query.
+
+    Parameters as of ``union``; ``out`` counts all hits in FOUND in modes COUNT and BOTH. Returns 0 or CORRUPT.
+    """
+    mode = load_i64(query + 8 * Q_MODE)
+    while query != 0:
+        required = load_i64(query + 8 * Q_REQUIRED)
+        count = required + load_i64(query + 8 * Q_OPTIONAL)
+        docs = load_i64(query + 8 * Q_DOCS)
+        ranges = (((docs + 255) >> RANGE_SHIFT) + 7) & -8
+        states = scratch + S_STATES
+        lists = states + LIST_BYTES * count
+        walks = lists + 8 * count
+        rows = walks + WALK_BYTES * count
+        totals = (rows + ranges * count + 63) & -64
+        for i in range(count):
+            state = states + LIST_BYTES * i
+            if list_open(state, query + 8 * Q_SLOTS + 8 * K_SLOTS * i) < 0:
+                return CORRUPT
+            if load_i64(state + 8 * L_RANGES) == 0 and open_sparse(state, rows + ranges * i, ranges) < 0:
+                return CORRUPT
+            at = i
+            if i < required:
+                while at > 0 and load_i64(load_i64(lists + 8 * at - 8) + 8 * L_DF) > load_i64(state + 8 * L_DF):
+                    store_i64(lists + 8 * at, load_i64(lists + 8 * at - 8))
+                    at -= 1
+            store_i64(lists + 8 * at, state)
+        for i in range(required):
+            clause = load_i64(load_i64(lists + 8 * i) + 8 * L_CLAUSE)
+            store_i64(walks + WALK_BYTES * i + 8 * W_OFFSET, load_i64(clause + 8 * K_OFFSET))
+        bound_ranges(lists, required, count, query, totals)
+        if load_i64(load_i64(lists) + 8 * L_BITMAP) != 0:
+            status = search_all_bitmaps(lists, walks, required, count, query, totals, out)
+        else:
+            status = search_lead(lists, walks, required, count, query, totals, scratch, out)
+        if status < 0:
+            return CORRUPT
+        query = load_i64(query + 8 * Q_NEXT)
+    if mode != COUNT:
+        finish(out)
+    return 0
