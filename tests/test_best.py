@@ -1,0 +1,280 @@
+"""Pruned search equals exhaustive search, to the bit: random corpora, many segments, deletes, filters, every k.
+
+The exhaustive side is ``execute.top``, segment by segment, which the oracle and the rivals hold to account. Both
+ways of the kernels run: compiled, and their NumPy references.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import quidditch_core as qc
+from quidditch_core import query as q
+from quidditch_core.index import best, execute, profiles
+from quidditch_core.index.kernels import count, intersection, profile, union
+from quidditch_core.index.plan import plan
+from quidditch_core.index.view import View
+
+KERNELS = (union.union, intersection.intersection, count.count_union, profile.profile)
+DEPTHS = (1, 2, 10, 37, 100, 1000, 3000, 100_000)
+MAPPING = {"properties": {"text": {"type": "text"}, "title": {"type": "text"}, "tag": {"type": "keyword"},
+                          "n": {"type": "long"}}}
+
+
+def vocabulary(size: int) -> list[str]:
+    """Words in order of frequency, none of them alike."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [letters[i % 26] + letters[i // 26 % 26] + letters[i // 676] for i in range(size)]
+
+
+def write(path: Path, seed: int, *, segments: tuple[int, ...], deleted: float) -> Any:
+    """An index of random texts whose words are as unequal as real ones, with phrases that recur."""
+    rng = random.Random(seed)
+    words = vocabulary(600)
+    weights = [1 / (rank + 1.5) for rank in range(len(words))]
+    phrases = [rng.choices(words, weights, k=rng.randint(2, 4)) for _ in range(30)]
+    index = qc.create(path, MAPPING, settings={"index.refresh_interval": -1})
+    number = 0
+    for size in segments:
+        docs = []
+        for _ in range(size):
+            length = 1 + int(rng.expovariate(1 / rng.choice((3, 12, 60))))
+            text = rng.choices(words, weights, k=length)
+            if rng.random() < 0.3:
+                text[rng.randrange(length) :] = rng.choice(phrases) * rng.randint(1, 3)
+            docs.append({"key": str(number), "text": " ".join(text), "title": " ".join(text[:3]),
+                         "tag": rng.choice("abc"), "n": rng.randrange(100)})
+            number += 1
+        assert not index.bulk(docs, id="key").failed
+        index.flush()
+    for key in range(number):
+        if rng.random() < deleted:
+            index.delete(str(key))
+    index.refresh()
+    return index
+
+
+def exhaustive(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float, int]], int]:
+    """(score, number in the view) of the best live documents, and how many match."""
+    bound = plan(query, view)
+    hits: list[tuple[float, int]] = []
+    found = 0
+    for base, leaf in zip(view.bases, view.leaves, strict=False):
+        part = execute.top(bound, leaf.segment, leaf.live, limit)
+        hits += [(float(score), base + int(doc)) for doc, score in zip(part.docs, part.scores, strict=True)]
+        found += execute.count(bound, leaf.segment, leaf.live)
+    return sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:limit], found
+
+
+def pruned(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float, int]], int]:
+    shape = best.shape_of(plan(query, view))
+    assert shape is not None, query
+    keys: NDArray[np.int64] | None = best.best(shape, view, limit)
+    found = best.number(shape, view)
+    assert keys is not None
+    assert found is not None
+    scores = (keys >> 32).astype(np.int32).view(np.float32)
+    numbers = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+    return list(zip(map(float, scores), map(int, numbers), strict=True)), found
+
+
+def queries(rng: random.Random, texts: list[str]) -> Iterator[q.Query]:
+    """Queries of every shape that the kernels run."""
+    words = vocabulary(600)
+
+    def some(count: int) -> str:
+        """Frequent and rare words, or neighbours in a document."""
+        if rng.random() < 0.5:
+            return " ".join(words[min(599, int(rng.expovariate(1 / 60)))] for _ in range(count))
+        text = rng.choice(texts).split()
+        at = rng.randrange(len(text))
+        return " ".join(text[at : at + count])
+
+    def term() -> q.Query:
+        return q.Match("text", some(1), boost=rng.choice((1.0, 1.0, 0.25, 3.5)))
+
+    while True:
+        yield q.Match("text", some(1))
+        yield q.Match("text", some(rng.randint(2, 6)))
+        yield q.Match("text", some(rng.randint(2, 4)), operator="and")
+        yield q.MatchPhrase("text", some(rng.randint(2, 4)), boost=rng.choice((1.0, 2.0)))
+        yield q.Bool(should=tuple(term() for _ in range(rng.randint(2, 5))))
+        yield q.Bool(should=(q.Match("title", some(1)), term()))
+        yield q.Bool(must=tuple(term() for _ in range(rng.randint(1, 3))), should=(term(), term()))
+        narrow: q.Query = q.Range("n", gte=rng.randrange(100), lt=rng.randrange(100))
+        if rng.random() < 0.5:
+            narrow = q.Term("tag", "a")
+        yield q.Bool(should=(term(), term()), minimum_should_match=1, filter=(narrow,))
+        yield q.Bool(must=(term(), term()), must_not=(q.Term("tag", "b"),))
+        yield q.Bool(must=(q.MatchPhrase("text", some(2)),), filter=(narrow,))
+
+
+@pytest.fixture(params=["compiled", "referenced"])
+def path_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which way the kernels of this module run; profiles that the other way made are forgotten."""
+    for kernel in KERNELS:
+        monkeypatch.setattr(kernel, "_call", getattr(kernel, request.param)())
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize(("segments", "deleted"), [((3000,), 0.0), ((3000,), 0.1), ((900, 20, 1500, 300, 1), 0.05)])
+def test_pruned_is_exhaustive(
+    tmp_path: Path, path_of_kernels: str, segments: tuple[int, ...], deleted: float,
+) -> None:
+    with write(tmp_path / "index", 7, segments=segments, deleted=deleted) as index, index.reader() as reader:
+        view = reader.view
+        texts = [hit.source["text"] for hit in index.search(size=200).hits]
+        rng = random.Random(len(segments) + int(100 * deleted))
+        asked = 0
+        for query in queries(rng, texts):
+            if best.shape_of(plan(query, view)) is None:  # a word that no document holds
+                continue
+            limit = rng.choice(DEPTHS)
+            assert pruned(query, view, limit) == exhaustive(query, view, limit), (query, limit)
+            asked += 1
+            if asked == (1500 if path_of_kernels == "compiled" else 150):
+                break
+
+
+def test_a_profile_outlives_deletions_and_growth(tmp_path: Path) -> None:
+    """Profiles are made once; later views, with other average lengths and fewer live documents, use them."""
+    rng = random.Random(3)
+    with write(tmp_path / "index", 11, segments=(4000,), deleted=0.0) as index:
+        texts = [hit.source["text"] for hit in index.search(size=200).hits]
+        living = {str(key) for key in range(4000)}
+        for step in range(6):
+            with index.reader() as reader:
+                view = reader.view
+                for _, query in zip(range(120), queries(rng, texts), strict=False):
+                    if best.shape_of(plan(query, view)) is not None:
+                        limit = rng.choice(DEPTHS)
+                        assert pruned(query, view, limit) == exhaustive(query, view, limit), (step, query, limit)
+            best_ids = [hit.id for hit in index.search(q.Match("text", " ".join(vocabulary(3))), size=5 * 4**step)]
+            for id in best_ids:  # the very documents that the floors were made from
+                if id in living:
+                    index.delete(id)
+                    living.remove(id)
+            index.bulk([{"key": f"{step}-{i}", "text": "zzz " * 40 * step} for i in range(200)], id="key")
+            index.refresh()
+
+
+def test_profiles_keep_to_their_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with write(tmp_path / "index", 5, segments=(3000,), deleted=0.0) as index, index.reader() as reader:
+        words = vocabulary(40)
+        expected = [exhaustive(q.Match("text", f"{a} {b}"), reader.view, 10) for a, b in pairwise(words)]
+        monkeypatch.setattr(profiles, "BUDGET", 3000)
+        evicted = profiles.evictions
+        for _ in range(2):
+            assert [pruned(q.Match("text", f"{a} {b}"), reader.view, 10) for a, b in pairwise(words)] == expected
+        assert profiles.evictions > evicted
+        held = sum(size for (owner, _, _), size in profiles._held.items() if owner() is not None)
+        assert held <= 3000
+
+
+def test_a_thousand_clauses(tmp_path: Path) -> None:
+    with write(tmp_path / "index", 9, segments=(500, 700), deleted=0.02) as index, index.reader() as reader:
+        query = q.Bool(should=tuple(q.Term("text", word, boost=1 + i / 7) for i, word in enumerate(vocabulary(600))))
+        for limit in (1, 10, 2000):
+            assert pruned(query, reader.view, limit) == exhaustive(query, reader.view, limit)
+
+
+def test_work_is_saved(tmp_path: Path) -> None:
+    """A frequent and a rare word: most of the frequent one's blocks stay packed."""
+    index = qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1})
+    rng = random.Random(2)
+    with index:
+        index.bulk([{"key": str(i), "text": "often " * rng.randint(1, 9) + "x " * rng.randint(0, 20)
+                     + ("seldom" if i % 5000 == 17 else "")} for i in range(40_000)], id="key")
+        index.merge()
+        with index.reader() as reader:
+            shape = best.shape_of(plan(q.Match("text", "often seldom"), reader.view))
+            assert shape is not None
+            best.best(shape, reader.view, 5)
+            assert best.last_work().blocks < 100  # of 313
+            assert best.last_work().path.endswith("union")
+
+
+def test_damaged_bytes_end_in_an_error() -> None:
+    """In a child process, since the failure that this looks for is a crash."""
+    for first in (0, 500):
+        command = [sys.executable, __file__, str(first), "500"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def damage(first: int, trials: int) -> None:
+    """Search a segment in memory with wrong bytes in it: an answer or CorruptIndexError, nothing else."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        index = write(Path(directory) / "index", 1, segments=(2500,), deleted=0.0)
+        index.merge()
+        view = index.reader().view
+        segment = view.leaves[0].segment
+        names = [name for name in segment.sections.names() if name.split("/")[0] in (
+            "postings", "positions", "blocks.last", "blocks.offset", "blocks.width", "blocks.position",
+            "blocks.subposition") and name.endswith("/text")]
+        copies = {name: segment.sections.section(name).data.copy() for name in names}
+        for seed in range(first, first + trials):
+            rng = random.Random(seed)
+            name = rng.choice(names)
+            data = copies[name]
+            spoiled = _Spoiled(segment.sections, name, data, rng)
+            hurt = type(segment)(segment.key, segment.docs, segment.fields.values(), spoiled, stored=segment.stored)
+            leaf = type(view.leaves[0])(hurt)
+            other = View([leaf], view.mapping, view.settings, view.name)
+            for query, _ in zip(queries(rng, ["aaa baa caa daa"]), range(20), strict=False):
+                try:
+                    shape = best.shape_of(plan(query, other))
+                    if shape is not None:
+                        best.best(shape, other, 10)
+                        best.number(shape, other)
+                except qc.errors.CorruptIndexError:
+                    pass
+        index.close()
+
+
+class _Spoiled:
+    """The sections of a segment, one of them with a few wrong bytes."""
+
+    def __init__(self, sections: Any, name: str, data: Any, rng: random.Random) -> None:
+        self._sections, self._name = sections, name
+        whole = np.zeros(data.size + 64, np.uint8)
+        whole[: data.size] = data
+        for _ in range(rng.choice((1, 1, 5, 200))):
+            whole[rng.randrange(data.size)] = rng.randrange(256)
+        self._data = whole[: data.size]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sections
+
+    def names(self) -> Any:
+        return self._sections.names()
+
+    def size(self, name: str) -> int:
+        return int(self._sections.size(name))
+
+    def need(self, name: str, start: int, length: int) -> None:
+        self._sections.need(name, start, length)
+
+    def address(self, name: str) -> int:
+        return self._data.__array_interface__["data"][0] if name == self._name else self._sections.address(name)
+
+    def section(self, name: str) -> Any:
+        found = self._sections.section(name)
+        return found._replace(data=self._data) if name == self._name else found
+
+
+if __name__ == "__main__":
+    damage(int(sys.argv[1]), int(sys.argv[2]))
