@@ -191,6 +191,8 @@ def _describe(shape: Shape, view: View, mode: int, work: _Workspace) -> _Describ
         terms = required if mode == intersection.COUNT and not any_ else required + optional
         clauses = [_clauses(term, view) for term in terms]
     floors = int(filters is None and mode == intersection.TOP)
+    if filters is None and len(view.leaves) == 1:
+        return _describe_one(clauses, needed, phrase is not None, view, mode, floors, work)
     keep: list[object] = []
     parts: list[tuple[int, list[bytes], Leaf, int]] = []
     most = docs = 0
@@ -219,6 +221,31 @@ def _describe(shape: Shape, view: View, mode: int, work: _Workspace) -> _Describ
         text += mine
     work.describe(b"".join(text))
     return _Described(most, docs, any_, parts[0][2].segment, keep)
+
+
+def _describe_one(
+    clauses: list[list[bytes | None]], needed: int, phrase: bool, view: View, mode: int, floors: int, work: _Workspace,
+) -> _Described | None:
+    """The same for an index of one segment without filters, where the Python around the kernel is most of the time."""
+    leaf = view.leaves[0]
+    docs = leaf.segment.docs
+    mine = [found for (found,) in clauses if found is not None]
+    count = len(mine)
+    if count < len(clauses) and (not mine or (None,) in [tuple(each) for each in clauses[:needed]]):
+        return _NOWHERE
+    if count * (docs >> 8) > _ROWS:
+        return None
+    key = (needed, count, mode, phrase, floors)
+    header = view.headers.get(key)
+    if header is None:
+        accept = 0 if leaf.live is None else address(leaf.live)
+        header = view.headers[key] = _HEADER.pack(
+            needed, count - needed, 0, accept, docs, mode, 0, 0, 0, phrase, floors, 0, 0, 0, 0, 0)
+    text = header + b"".join(mine)
+    if len(text) > work.query_size:
+        work.grow_query(len(text))
+    work.describe(text)
+    return _Described(count, docs, not phrase and not needed, leaf.segment, _NOTHING)
 
 
 def _clauses(term: TermPlan, view: View) -> list[bytes | None]:
@@ -260,4 +287,5 @@ def _count(call: _Described, work: _Workspace) -> int:
 
 
 _NOWHERE = _Described(0, 0, False, None, [])
+_NOTHING: list[object] = []
 _NO_KEYS = np.zeros(0, np.int64)

@@ -65,6 +65,7 @@ class View:
         self._statistics: dict[str, FieldStatistics] = {}
         self._clauses: dict[tuple[str, bytes, bool], tuple[list[bytes | None], list[object]]] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
+        self.headers: dict[tuple[int, int, int, bool, int], bytes] = {}  # of descriptors, where there is one segment
         self._evictions = profiles.evictions
 
     @property

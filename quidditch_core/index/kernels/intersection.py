@@ -106,6 +106,7 @@ TOP, COUNT, BOTH = 0, 2, 3
 # Where a list's positions stand: posting, then the walk through one document's positions.
 W_POSTING, W_LEFT, W_AT, W_END, W_CURRENT, W_OFFSET = range(6)
 WALK_BYTES = 8 * 8
+UNSOUGHT = -2
 
 S_CANDIDATES = S_LISTS  # int64 [128]: documents, then their places in the lead's block
 S_STATES = S_CANDIDATES + 16 * 128
@@ -252,8 +253,11 @@ def step(walk: int) -> int:
 
 
 @helper
-def phrase_frequency(walks: int, count: int) -> int:
-    """Number of places where all terms stand at their offsets; CORRUPT if the bytes are."""
+def phrase_frequency(lists: int, walks: int, count: int) -> int:
+    """Number of places where all terms stand at their offsets; CORRUPT if the bytes are.
+
+    A term's positions are sought when all terms before it have matched once.
+    """
     found = 0
     while True:
         position = step(walks)
@@ -267,6 +271,10 @@ def phrase_frequency(walks: int, count: int) -> int:
             walk = walks + WALK_BYTES * i
             wanted = start + load_i64(walk + 8 * W_OFFSET)
             current = load_i64(walk + 8 * W_CURRENT)
+            if current == UNSOUGHT:
+                if seek(load_i64(lists + 8 * i), walk) < 0:
+                    return CORRUPT
+                current = -1
             while current < wanted:
                 current = step(walk)
                 if current < 0:
@@ -292,10 +300,11 @@ def hit(lists: int, walks: int, required: int, count: int, doc: int, query: int,
                 return CORRUPT
             if score_of(state, doc, most) < floor_score(out):
                 return 0
-        for i in range(required):
-            if seek(load_i64(lists + 8 * i), walks + WALK_BYTES * i) < 0:
-                return CORRUPT
-        freq = phrase_frequency(walks, required)
+        if seek(state, walks) < 0:
+            return CORRUPT
+        for i in range(1, required):
+            store_i64(walks + WALK_BYTES * i + 8 * W_CURRENT, UNSOUGHT)
+        freq = phrase_frequency(lists, walks, required)
         if freq <= 0:
             return freq
         store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + 1)
