@@ -27,7 +27,9 @@ u8x_float = Primitive("u8x_float")
 """Lanes below 2^31 as floats."""
 f8x_load, f8x_store, f8x_splat = map(Primitive, ("f8x_load", "f8x_store", "f8x_splat"))
 f8x_add, f8x_sub, f8x_mul, f8x_div = map(Primitive, ("f8x_add", "f8x_sub", "f8x_mul", "f8x_div"))
-f8x_max = Primitive("f8x_max")
+f8x_min, f8x_max = Primitive("f8x_min"), Primitive("f8x_max")
+f8x_positive = Primitive("f8x_positive")
+"""Lane i is lane i of the second where that of the first is above 0, else that of the third."""
 f8x_at_least = Primitive("f8x_at_least")
 """Bit i of the result says whether lane i of the first is at least lane i of the second."""
 u8x_below = Primitive("u8x_below")
@@ -80,7 +82,11 @@ def intrinsics() -> dict[str, Any]:
             def two(typingctx: Any, a: Any, b: Any) -> Any:
                 return signature, build
             return two
-        raise AssertionError(arity)
+
+        @intrinsic
+        def three(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+            return signature, build
+        return three
 
     def lanes(numbers: list[int]) -> Any:
         return ir.Constant(ir.VectorType(i32, LANES), numbers)
@@ -156,6 +162,9 @@ def intrinsics() -> dict[str, Any]:
         "f8x_sub": define(2, f8x(f8x, f8x), lambda b, x, y: b.fsub(x, y)),
         "f8x_mul": define(2, f8x(f8x, f8x), lambda b, x, y: b.fmul(x, y)),
         "f8x_div": define(2, f8x(f8x, f8x), lambda b, x, y: b.fdiv(x, y)),
+        "f8x_min": define(2, f8x(f8x, f8x), lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y)),
+        "f8x_positive": define(3, f8x(f8x, f8x, f8x), lambda b, test, x, y: b.select(
+            b.fcmp_ordered(">", test, ir.Constant(f8x_ir, [0.0] * LANES)), x, y)),
         "f8x_max": define(2, f8x(f8x, f8x), lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)),
         "f8x_at_least": define(2, number(f8x, f8x), lambda b, x, y: mask(b, b.fcmp_ordered(">=", x, y))),
         "f8x_table": define(2, f8x(number, u8x), lambda b, base, v: gather(b, base, v, f32, 4, lambda b, x: x, f8x_ir)),

@@ -77,10 +77,10 @@ def exhaustive(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float
 
 
 def pruned(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float, int]], int]:
-    shape = best.shape_of(plan(query, view))
-    assert shape is not None, query
-    keys: NDArray[np.int64] | None = best.best(shape, view, limit)
-    found = best.number(shape, view)
+    ready = best.prepare(plan(query, view), view)
+    assert ready is not None, query
+    keys: NDArray[np.int64] | None = ready.best(limit)
+    found = ready.number()
     assert keys is not None
     assert found is not None
     scores = (keys >> 32).astype(np.int32).view(np.float32)
@@ -138,7 +138,7 @@ def test_pruned_is_exhaustive(
         rng = random.Random(len(segments) + int(100 * deleted))
         asked = 0
         for query in queries(rng, texts):
-            if best.shape_of(plan(query, view)) is None:  # a word that no document holds
+            if best.prepare(plan(query, view), view) is None:  # a word that no document holds
                 continue
             limit = rng.choice(DEPTHS)
             assert pruned(query, view, limit) == exhaustive(query, view, limit), (query, limit)
@@ -157,7 +157,7 @@ def test_a_profile_outlives_deletions_and_growth(tmp_path: Path) -> None:
             with index.reader() as reader:
                 view = reader.view
                 for _, query in zip(range(120), queries(rng, texts), strict=False):
-                    if best.shape_of(plan(query, view)) is not None:
+                    if best.prepare(plan(query, view), view) is not None:
                         limit = rng.choice(DEPTHS)
                         assert pruned(query, view, limit) == exhaustive(query, view, limit), (step, query, limit)
             best_ids = [hit.id for hit in index.search(q.Match("text", " ".join(vocabulary(3))), size=5 * 4**step)]
@@ -198,9 +198,9 @@ def test_work_is_saved(tmp_path: Path) -> None:
                      + ("seldom" if i % 5000 == 17 else "")} for i in range(40_000)], id="key")
         index.merge()
         with index.reader() as reader:
-            shape = best.shape_of(plan(q.Match("text", "often seldom"), reader.view))
-            assert shape is not None
-            best.best(shape, reader.view, 5)
+            ready = best.prepared(q.Match("text", "often seldom"), reader.view)
+            assert ready is not None
+            ready.best(5)
             assert best.last_work().blocks < 100  # of 313
             assert best.last_work().path.endswith("union")
 
@@ -236,10 +236,10 @@ def damage(first: int, trials: int) -> None:
             other = View([leaf], view.mapping, view.settings, view.name)
             for query, _ in zip(queries(rng, ["aaa baa caa daa"]), range(20), strict=False):
                 try:
-                    shape = best.shape_of(plan(query, other))
-                    if shape is not None:
-                        best.best(shape, other, 10)
-                        best.number(shape, other)
+                    ready = best.prepared(query, other)
+                    if ready is not None:
+                        ready.best(10)
+                        ready.number()
                 except qc.errors.CorruptIndexError:
                     pass
         index.close()

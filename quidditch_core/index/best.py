@@ -6,22 +6,22 @@ and must_not, which become one bitmap a segment. Every other plan goes the exhau
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import query as q
 from ..jit import Kernel
 from ..segment import Segment, address, bitmap_words
 from . import postings, profiles
 from .execute import accepted
 from .kernels import collector, count, intersection, union
 from .kernels.lists import K_SLOTS
-from .plan import ONE, BoolPlan, NothingPlan, PhrasePlan, Plan, TermPlan
-from .view import Leaf, View
+from .plan import ONE, BoolPlan, NothingPlan, PhrasePlan, Plan, TermPlan, plan
+from .view import View
 
 _CLAUSE = 8 * K_SLOTS
 _HEADER = struct.Struct(f"<{union.Q_SLOTS}q")
@@ -32,22 +32,12 @@ _ROWS = 64 << 20
 class _Workspace:
     """Buffers that a thread uses again for every search; each attribute that ends in ``_at`` is an address."""
 
-    __slots__ = ("bitmap", "out", "out_at", "out_size", "path", "query", "query_at", "query_size", "scratch",
-                 "scratch_at", "scratch_size")
+    __slots__ = ("bitmap", "out", "out_at", "out_size", "path", "scratch", "scratch_at", "scratch_size")
 
     def __init__(self) -> None:
-        self.query_size = self.out_size = self.scratch_size = 0
+        self.out_size = self.scratch_size = 0
         self.bitmap = np.zeros(0, np.uint64)
         self.path = ""
-
-    def describe(self, text: bytes) -> None:
-        """Put descriptors where the kernels read them."""
-        ctypes.memmove(self.query_at, text, len(text))
-
-    def grow_query(self, size: int) -> None:
-        if size > self.query_size:
-            self.query = np.empty(max(size, 8192), np.uint8)
-            self.query_at, self.query_size = address(self.query), self.query.size
 
     def grow_out(self, size: int) -> None:
         if size > self.out_size:
@@ -113,89 +103,135 @@ def shape_of(plan: Plan) -> Shape | None:
     return Shape((), optional, None, filters) if plan.minimum == 1 and optional else None  # type: ignore[arg-type]
 
 
-def best(shape: Shape, view: View, limit: int) -> NDArray[np.int64] | None:
-    """Keys of the ``limit`` best live documents, best first: score bits << 32 | 2^32 - 1 - number in the view.
+class Prepared:
+    """A query that the kernels can run on a view. What does not change between searches is made once."""
 
-    None where the view is too large for these kernels, or the query too wide.
+    __slots__ = ("_count", "_top", "_view", "shape")
+
+    def __init__(self, shape: Shape, view: View) -> None:
+        self.shape = shape
+        self._view = view
+        self._top: _Described | None = None
+        self._count: _Described | None = None
+
+    def best(self, limit: int) -> NDArray[np.int64] | None:
+        """Keys of the ``limit`` best live documents, best first: score bits << 32 | 2^32 - 1 - number in the view.
+
+        None where the view is too large for the kernels, or the query too wide.
+        """
+        call = self._top
+        if call is None:
+            call = _describe(self.shape, self._view, intersection.TOP)
+            if self.shape.filters is None:
+                self._top = call
+        if call.clauses <= 0:
+            return _NO_KEYS if call.clauses == 0 else None
+        limit = min(limit, self._view.bases[-1])
+        work = _local.work
+        capacity = 2 * limit + collector.CORE
+        work.grow_out(collector.O_KEYS + 8 * capacity)
+        _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, limit, capacity, 0, 0, 0)  # type: ignore[arg-type]
+        _run(union.union if call.any else intersection.intersection, call, work)
+        return work.out[8 : 8 + work.out.item(0)].copy()
+
+    def number(self) -> int | None:
+        """How many live documents match; None as of :meth:`best`."""
+        required, optional, phrase, filters = self.shape
+        if filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions:
+            term = (required or optional)[0]
+            return self._view.document_frequency(term.field, term.term)
+        call = self._count
+        if call is None:
+            call = _describe(self.shape, self._view, intersection.COUNT)
+            if filters is None:
+                self._count = call
+        if call.clauses <= 0:
+            return 0 if call.clauses == 0 else None
+        work = _local.work
+        if call.any:
+            return _count(call, work)
+        work.grow_out(collector.collector_bytes(0))
+        _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+        _run(intersection.intersection, call, work)
+        return work.out.item(collector.O_FOUND)
+
+    def at_least(self) -> int:
+        """A number of live documents that surely match, known without a search."""
+        shape, view = self.shape, self._view
+        if shape.filters or shape.required or shape.phrase is not None:
+            return 0
+        dead = view.bases[-1] - view.live_docs if view.has_deletions else 0
+        return max([view.document_frequency(term.field, term.term) for term in shape.optional]) - dead
+
+
+def prepare(bound: Plan, view: View) -> Prepared | None:
+    """A plan for the kernels of this module; None if they cannot run it."""
+    shape = shape_of(bound)
+    return None if shape is None else Prepared(shape, view)
+
+
+def prepared(query: q.Query, view: View) -> Prepared | None:
+    """``query`` for the kernels. A simple query that was asked of this view before is not planned again.
+
+    Equal queries may differ in what they find (1 and True are equal), so only strings are remembered.
     """
-    limit = min(limit, view.bases[-1])
-    work = _local.work
-    call = _describe(shape, view, intersection.TOP, work)
-    if call is None:
-        return None
-    if not call.clauses:
-        return _NO_KEYS
-    capacity = 2 * limit + collector.CORE
-    work.grow_out(collector.O_KEYS + 8 * capacity)
-    _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, limit, capacity, 0, 0, 0)  # type: ignore[arg-type]
-    _run(union.union if call.any else intersection.intersection, call, work)
-    return work.out[8 : 8 + int(work.out[0])].copy()
-
-
-def number(shape: Shape, view: View) -> int | None:
-    """How many live documents match; None as of :func:`best`."""
-    required, optional, phrase, filters = shape
-    if filters is None and phrase is None and len(required) + len(optional) == 1 and not view.has_deletions:
-        term = (required or optional)[0]
-        return view.document_frequency(term.field, term.term)
-    work = _local.work
-    call = _describe(shape, view, intersection.COUNT, work)
-    if call is None:
-        return None
-    if not call.clauses:
-        return 0
-    if call.any:
-        return _count(call, work)
-    work.grow_out(collector.collector_bytes(0))
-    _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
-    _run(intersection.intersection, call, work)
-    return int(work.out[collector.O_FOUND])
-
-
-def at_least(shape: Shape, view: View) -> int:
-    """A number of live documents that surely match, known without a search."""
-    if shape.filters or shape.required or shape.phrase is not None:
-        return 0
-    dead = view.bases[-1] - view.live_docs if view.has_deletions else 0
-    return max([view.document_frequency(term.field, term.term) for term in shape.optional]) - dead
+    key: tuple[Any, ...]
+    if isinstance(query, q.Match) and type(query.text) is str:
+        key = q.Match, query.field, query.text, query.operator, query.minimum_should_match, query.boost
+    elif isinstance(query, q.Term) and type(query.value) is str:
+        key = q.Term, query.field, query.value, query.boost
+    elif isinstance(query, q.MatchPhrase) and type(query.text) is str:
+        key = q.MatchPhrase, query.field, query.text, query.slop, query.boost
+    else:
+        return prepare(plan(query, view), view)
+    view.let_go()
+    known: Prepared | None = view.prepared.get(key)
+    if known is None:
+        known = prepare(plan(query, view), view)
+        if known is not None:
+            view.prepared[key] = known
+    return known
 
 
 def last_work() -> Work:
-    """What this thread's last :func:`best` did."""
+    """What this thread's last search by these kernels did."""
     work = _local.work
     return Work(work.path, *(int(n) for n in work.out[collector.O_BLOCKS : collector.O_RANGES + 1]))
 
 
 class _Described(NamedTuple):
-    """What the descriptors of a query describe: the most ``clauses`` of a segment (0: it can match nowhere), the most
-    ``docs`` of one, whether ``any`` term is enough, and what must live until the kernel returns."""
+    """Descriptors of a query: the most ``clauses`` of a segment (0: it can match nowhere, -1: too wide), the most
+    ``docs`` of one, whether ``any`` term is enough, where the descriptors are, and what they refer to."""
 
     clauses: int
     docs: int
     any: bool
+    at: int
     segment: Segment | None
-    keep: list[object]
+    keep: object
 
 
-def _describe(shape: Shape, view: View, mode: int, work: _Workspace) -> _Described | None:
-    """Write the descriptors of all segments in which the query can match, one behind the other."""
+def _describe(shape: Shape, view: View, mode: int) -> _Described:
+    """The descriptors of all segments in which the query can match, one behind the other."""
     if view.bases[-1] >= 2**32:
-        return None
+        return _TOO_WIDE
     required, optional, phrase, filters = shape
     any_ = phrase is None and not required
     if phrase is not None:
-        clauses = _phrase_clauses(phrase, view)
+        bound = [view.bound(phrase.field, term, positions=True) for term, _ in phrase.terms]
+        weight = phrase.weight
+        clauses = [[clause and profiles.weighted(clause, weight, offset) for clause in term.clauses]
+                   for term, (_, offset) in zip(bound, phrase.terms, strict=True)]
         needed = len(clauses)
     else:
         needed = len(required)
         terms = required if mode == intersection.COUNT and not any_ else required + optional
-        clauses = [_clauses(term, view) for term in terms]
+        bound = [view.bound(term.field, term.term) for term in terms]
+        clauses = [_weighted(known.clauses, term) for known, term in zip(bound, terms, strict=True)]
     floors = int(filters is None and mode == intersection.TOP)
-    if filters is None and len(view.leaves) == 1:
-        return _describe_one(clauses, needed, phrase is not None, view, mode, floors, work)
-    keep: list[object] = []
-    parts: list[tuple[int, list[bytes], Leaf, int]] = []
-    most = docs = 0
+    keep: list[object] = [bound]
+    text: list[bytes] = []
+    most = docs = last = 0
     for at, leaf in enumerate(view.leaves):
         mine = [found for each in clauses if (found := each[at]) is not None]
         if not mine or (len(mine) < len(clauses) and None in [each[at] for each in clauses[:needed]]):
@@ -204,70 +240,35 @@ def _describe(shape: Shape, view: View, mode: int, work: _Workspace) -> _Describ
         if filters is not None:
             accept = accepted(filters, leaf.segment, leaf.live)
             keep.append(accept)
-        parts.append((view.bases[at], mine, leaf, 0 if accept is None else address(accept)))
+        text.append(_HEADER.pack(
+            needed, len(mine) - needed, 0, 0 if accept is None else address(accept), leaf.segment.docs, mode, 0,
+            view.bases[at], _HEADER.size + _CLAUSE * len(mine), int(phrase is not None), floors, 0, 0, 0, 0, 0))
+        last = len(text) - 1
+        text.append(b"".join(mine))
         most, docs = max(most, len(mine)), max(docs, leaf.segment.docs)
-    if not parts:
+    if not text:
         return _NOWHERE
     if most * (docs >> 8) > _ROWS:
-        return None
-    work.grow_query(len(parts) * (_HEADER.size + _CLAUSE * most))
-    behind = work.query_at
-    text: list[bytes] = []
-    last = len(parts) - 1
-    for i, (base, mine, leaf, accept_at) in enumerate(parts):
-        behind += _HEADER.size + _CLAUSE * len(mine)
-        text.append(_HEADER.pack(needed, len(mine) - needed, 0, accept_at, leaf.segment.docs, mode, 0, base,
-                                 behind if i < last else 0, int(phrase is not None), floors, 0, 0, 0, 0, 0))
-        text += mine
-    work.describe(b"".join(text))
-    return _Described(most, docs, any_, parts[0][2].segment, keep)
+        return _TOO_WIDE
+    header = bytearray(text[last])
+    header[8 * union.Q_NEXT : 8 * union.Q_NEXT + 8] = bytes(8)
+    text[last] = bytes(header)
+    descriptors = np.frombuffer(b"".join(text), np.uint8)
+    keep.append(descriptors)
+    return _Described(most, docs, any_, address(descriptors), view.leaves[0].segment, keep)
 
 
-def _describe_one(
-    clauses: list[list[bytes | None]], needed: int, phrase: bool, view: View, mode: int, floors: int, work: _Workspace,
-) -> _Described | None:
-    """The same for an index of one segment without filters, where the Python around the kernel is most of the time."""
-    leaf = view.leaves[0]
-    docs = leaf.segment.docs
-    mine = [found for (found,) in clauses if found is not None]
-    count = len(mine)
-    if count < len(clauses) and (not mine or (None,) in [tuple(each) for each in clauses[:needed]]):
-        return _NOWHERE
-    if count * (docs >> 8) > _ROWS:
-        return None
-    key = (needed, count, mode, phrase, floors)
-    header = view.headers.get(key)
-    if header is None:
-        accept = 0 if leaf.live is None else address(leaf.live)
-        header = view.headers[key] = _HEADER.pack(
-            needed, count - needed, 0, accept, docs, mode, 0, 0, 0, phrase, floors, 0, 0, 0, 0, 0)
-    text = header + b"".join(mine)
-    if len(text) > work.query_size:
-        work.grow_query(len(text))
-    work.describe(text)
-    return _Described(count, docs, not phrase and not needed, leaf.segment, _NOTHING)
-
-
-def _clauses(term: TermPlan, view: View) -> list[bytes | None]:
-    """The term's clause in every segment."""
-    clauses = view.clauses(term.field, term.term)
+def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]:
     if term.boost is ONE or term.boost == 1:
         return clauses
     weight = term.weight
     return [clause and profiles.weighted(clause, weight) for clause in clauses]
 
 
-def _phrase_clauses(phrase: PhrasePlan, view: View) -> list[list[bytes | None]]:
-    weight = phrase.weight
-    return [[clause and profiles.weighted(clause, weight, offset)
-             for clause in view.clauses(phrase.field, term, positions=True)]
-            for term, offset in phrase.terms]
-
-
 def _run(kernel: Kernel, call: _Described, work: _Workspace) -> None:
     work.grow_scratch(intersection.scratch_bytes(call.clauses, call.docs))
     work.path = kernel.name
-    if kernel(work.query_at, work.scratch_at, work.out_at) < 0:
+    if kernel(call.at, work.scratch_at, work.out_at) < 0:
         work.spoil()
         assert call.segment is not None
         raise postings.corrupt(call.segment, "postings", "blocks of a term")
@@ -278,7 +279,7 @@ def _count(call: _Described, work: _Workspace) -> int:
     if work.bitmap.size < words:
         work.bitmap = np.zeros(words, np.uint64)
     work.grow_scratch(count.scratch_bytes(call.clauses) + 4096 + 8 * union.WINDOW)
-    found = count.count_union(work.query_at, address(work.bitmap), work.scratch_at + 8 * union.WINDOW)
+    found = count.count_union(call.at, address(work.bitmap), work.scratch_at + 8 * union.WINDOW)
     if found < 0:
         work.spoil()
         assert call.segment is not None
@@ -286,6 +287,6 @@ def _count(call: _Described, work: _Workspace) -> int:
     return int(found)
 
 
-_NOWHERE = _Described(0, 0, False, None, [])
-_NOTHING: list[object] = []
+_NOWHERE = _Described(0, 0, False, 0, None, None)
+_TOO_WIDE = _Described(-1, 0, False, 0, None, None)
 _NO_KEYS = np.zeros(0, np.int64)

@@ -17,8 +17,8 @@ from ..dsl import SearchRequest, SortKey
 from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, docs_of
-from . import best, columns, postings
-from .best import Shape, shape_of
+from . import columns, postings
+from .best import Prepared
 from .execute import bitmap, count, scored, top
 from .plan import NothingPlan, Plan
 from .view import View
@@ -81,52 +81,47 @@ def scores_of(keys: NDArray[np.int64]) -> list[float]:
 
 def collect(plan: Plan, view: View, request: SearchRequest) -> Page:
     """The page of ``request``: rows from_ .. from_ + size - 1 in order."""
-    keys = request.sort
-    if not keys or (len(keys) == 1 and keys[0].field == SCORE and keys[0].descending):
-        return _by_score(plan, view, request, show_sort=bool(keys))
-    return _by_keys(plan, view, request, [_key(key, view.mapping, at) for at, key in enumerate(keys)])
+    if by_score(request):
+        return _by_score(plan, view, request, show_sort=bool(request.sort))
+    return _by_keys(plan, view, request, [_key(key, view.mapping, at) for at, key in enumerate(request.sort)])
 
 
 def count_all(plan: Plan, view: View) -> int:
     """Live documents that match."""
     if isinstance(plan, NothingPlan):
         return 0
-    shape = shape_of(plan)
-    found = best.number(shape, view) if shape is not None else None
-    if found is not None:
-        return found
     return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
 
 
-def _tracked(shape: Shape, view: View, track: bool | int) -> int | None:
-    """How many match, as exactly as ``track`` asks; None if these kernels cannot tell."""
-    if track is False:
-        return 0
-    if track is not True:
-        surely = best.at_least(shape, view)
-        if surely > track:
-            return surely
-    return best.number(shape, view)
-
-
-def _page_of_keys(keys: NDArray[np.int64], found: int, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
+def collect_best(query: Prepared, view: View, request: SearchRequest) -> Page | None:
+    """The page of a request that sorts by score, from the pruned kernels; None if they cannot tell."""
+    found: int | None = 0
+    track = request.track_total_hits
+    if track is not False:
+        surely = query.at_least() if track is not True else 0
+        found = surely if surely > track else query.number()
+    keys = query.best(request.from_ + request.size) if request.size else _NO_KEYS
+    if keys is None or found is None:
+        return None
     most = scores_of(keys[:1])[0] if keys.size else None
     if request.from_:
         keys = keys[request.from_ :]
-    return Page(_Keys(keys, view.bases, show_sort), found, most)
+    return Page(_Keys(keys, view.bases, bool(request.sort)), found, most)
+
+
+def by_score(request: SearchRequest) -> bool:
+    """Whether the request sorts by score, the greatest first."""
+    keys = request.sort
+    return not keys or (len(keys) == 1 and keys[0].field == SCORE and keys[0].descending)
+
+
+_NO_KEYS = np.zeros(0, np.int64)
 
 
 def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
     size = request.from_ + request.size
     if isinstance(plan, NothingPlan):
         return Page([], 0, None)
-    track = request.track_total_hits
-    shape = shape_of(plan)
-    if shape is not None:
-        keys = best.best(shape, view, size) if request.size else np.zeros(0, np.int64)
-        found = _tracked(shape, view, track)
-        if keys is not None and found is not None:
-            return _page_of_keys(keys, found, view, request, show_sort=show_sort)
     if request.size == 0:
         return Page([], count_all(plan, view), None)
     parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]

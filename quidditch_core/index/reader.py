@@ -17,8 +17,9 @@ from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedErr
 from ..result import Document, Explanation, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids
+from .best import prepared
 from .builder import NUMBERS
-from .collect import collect, count_all
+from .collect import by_score, collect, collect_best, count_all
 from .explain import explain
 from .fetch import fetch
 from .plan import plan
@@ -88,7 +89,13 @@ class Reader:
         if request.from_ + request.size > window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {window}", fix="raise index.max_result_window")
-        page = collect(plan(query, view), view, request)
+        page = None
+        if by_score(request):
+            ready = prepared(query, view)
+            if ready is not None:
+                page = collect_best(ready, view, request)
+        if page is None:
+            page = collect(plan(query, view), view, request)
         lazy = request.highlight is None and not request.source.enabled
         result = SearchResult(
             _total(page.found, request.track_total_hits),
@@ -103,7 +110,10 @@ class Reader:
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """How many documents match, exactly. ``query``: an object, a clause, or ``{"query": clause}``."""
         view = self.view
-        return count_all(plan(_query(query), view), view)
+        asked = query if isinstance(query, q.Query) else _query(query)
+        ready = prepared(asked, view)
+        found = ready.number() if ready is not None else None
+        return count_all(plan(asked, view), view) if found is None else found
 
     def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
         """Why the document ``id`` scores what it scores. NotFoundError if it is not there."""

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,15 @@ from ..segment import Segment, bit_count, full_bitmap
 from . import bm25, postings, profiles
 from .postings import find
 
-_CACHED_CLAUSES = 16384
+_CACHED = 16384
+"""Terms, and queries, that a view remembers."""
+
+
+class BoundTerm(NamedTuple):
+    """A term's clause for the kernels in each segment, None where the term is not; and what the clauses refer to."""
+
+    clauses: list[bytes | None]
+    keep: list[object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +71,9 @@ class View:
         self.settings = settings
         self.name = name
         self._statistics: dict[str, FieldStatistics] = {}
-        self._clauses: dict[tuple[str, bytes, bool], tuple[list[bytes | None], list[object]]] = {}
+        self._bound: dict[tuple[str, bytes, bool], BoundTerm] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
-        self.headers: dict[tuple[int, int, int, bool, int], bytes] = {}  # of descriptors, where there is one segment
+        self.prepared: dict[tuple[Any, ...], Any] = {}  # what ``best`` made of simple queries
         self._evictions = profiles.evictions
 
     @property
@@ -91,14 +99,12 @@ class View:
         infos = (find(leaf.segment, field, term) for leaf in self.leaves)
         return sum(info.df for info in infos if info is not None)
 
-    def clauses(self, field: str, term: bytes, *, positions: bool = False) -> list[bytes | None]:
-        """The clause of ``term`` for the kernels of ``best`` in each segment, None where the term is not."""
-        known = self._clauses.get((field, term, positions))
-        if known is not None and self._evictions == profiles.evictions:
-            return known[0]
-        if self._evictions != profiles.evictions or len(self._clauses) >= _CACHED_CLAUSES:
-            self._clauses.clear()
-            self._evictions = profiles.evictions
+    def bound(self, field: str, term: bytes, *, positions: bool = False) -> BoundTerm:
+        """``term`` as the kernels of ``best`` read it in each segment."""
+        self.let_go()
+        known = self._bound.get((field, term, positions))
+        if known is not None:
+            return known
         statistics = self.statistics(field)
         factors, length = statistics.factors, statistics.average_length
         weight = bm25.idf(self.document_frequency(field, term), statistics.doc_count)
@@ -116,5 +122,11 @@ class View:
             clause, used = profiles.clause_of(segment, field, info, weight, factors, length, profile, dead)
             clauses.append(clause)
             keep.append(used)
-        self._clauses[(field, term, positions)] = clauses, keep
-        return clauses
+        bound = self._bound[(field, term, positions)] = BoundTerm(clauses, keep)
+        return bound
+
+    def let_go(self) -> None:
+        """Forget what refers to profiles when some were evicted, or when it is much."""
+        if self._evictions != profiles.evictions or len(self._bound) >= _CACHED or len(self.prepared) >= _CACHED:
+            self._evictions = profiles.evictions
+            self._bound, self.prepared = {}, {}

@@ -128,5 +128,6 @@ def count_union(query: int, bitmap: int, scratch: int) -> int:
         if here < 0:
             return CORRUPT
         found += here
-        query = load_i64(query + 8 * Q_NEXT)
+        behind = load_i64(query + 8 * Q_NEXT)
+        query = query + behind if behind > 0 else 0
     return found

@@ -90,12 +90,11 @@ from quidditch_core.jit import (
 from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
 from quidditch_core.simd import (
     f8x_add,
-    f8x_at_least,
-    f8x_max,
+    f8x_min,
     f8x_mul,
+    f8x_positive,
     f8x_splat,
     f8x_store,
-    f8x_sub,
     u8x_float,
     u8x_widen,
 )
@@ -126,6 +125,7 @@ def bound_ranges(lists: int, required: int, count: int, query: int, totals: int)
     ranges = (((docs + 255) >> RANGE_SHIFT) + 7) & -8
     zero = f8x_splat(np.float32(0.0))
     huge = f8x_splat(np.float32(3e38))
+    nothing = f8x_splat(np.float32(-1.0))
     margin = f8x_splat(np.float32(1.0 + 2.0**-12))
     together = load_i64(query + 8 * Q_PHRASE) == 0
     for r in range(0, ranges, 8):
@@ -137,13 +137,9 @@ def bound_ranges(lists: int, required: int, count: int, query: int, totals: int)
             bound = f8x_mul(unit, u8x_float(u8x_widen(load_i64(state + 8 * L_RANGES) + r)))
             total = f8x_add(total, bound)
             if i < required:
-                least = f8x_sub(zero, f8x_max(f8x_sub(zero, least), f8x_sub(zero, bound)))
-        f8x_store(totals + 4 * r, f8x_mul(total if together else least, margin))
-        absent = f8x_at_least(zero, least)
-        while absent != 0:
-            lane = ctz(np.uint64(absent))
-            absent = absent & (absent - 1)
-            store_f32(totals + 4 * (r + lane), np.float32(-1.0))
+                least = f8x_min(least, bound)
+        most = f8x_mul(total if together else least, margin)
+        f8x_store(totals + 4 * r, f8x_positive(least, most, nothing))
     if accept != 0:
         words = (docs >> 6) + 1
         for r in range(ranges):
@@ -517,7 +513,8 @@ def intersection(query: int, scratch: int, out: int) -> int:
             status = search_lead(lists, walks, required, count, query, totals, scratch, out)
         if status < 0:
             return CORRUPT
-        query = load_i64(query + 8 * Q_NEXT)
+        behind = load_i64(query + 8 * Q_NEXT)
+        query = query + behind if behind > 0 else 0
     if mode != COUNT:
         finish(out)
     return 0

@@ -75,8 +75,9 @@ from quidditch_core.jit import (
 )
 from quidditch_core.simd import f8x_add, f8x_at_least, f8x_load, f8x_mul, f8x_splat, f8x_store, u8x_float, u8x_widen
 
-# Descriptor of a query on one segment: int64 slots, then the clauses, required ones first. NEXT is the address of
-# the next segment's descriptor or 0, BASE the number of this segment's first document in the view.
+# Descriptor of a query on one segment: int64 slots, then the clauses, required ones first. NEXT says how
+# many bytes on the next segment's descriptor begins (0: there is none), BASE which number this segment's first document
+# has in the view.
 Q_REQUIRED, Q_OPTIONAL, Q_MINIMUM, Q_ACCEPT, Q_DOCS, Q_MODE, Q_LIMIT, Q_BASE, Q_NEXT = range(9)
 Q_PHRASE, Q_FLOORS = 9, 10  # whether the required terms are a phrase; whether the floors of profiles hold
 Q_SLOTS = 16
@@ -85,7 +86,7 @@ WINDOW = 4096
 TOGETHER = WINDOW >> RANGE_SHIFT  # ranges of a window
 FIRST = 16  # ranges that are searched before all others
 PROBE = 16  # postings that can be added in the time of one probe
-UNTOUCHED = np.uint64(1 << 63)  # -0.0: what a cell holds before anything is added to it
+UNTOUCHED = 1 << 63  # -0.0: what a cell holds before anything is added to it
 
 # Scratch: cells, touched cells, the lists, and then by number of clauses and ranges.
 S_CELLS = 0
@@ -406,6 +407,7 @@ def union(query: int, scratch: int, out: int) -> int:
                 return CORRUPT
         elif count > 1 and search_ranges(lists, bounds, count, query, totals, scratch, out) < 0:
             return CORRUPT
-        query = load_i64(query + 8 * Q_NEXT)
+        behind = load_i64(query + 8 * Q_NEXT)
+        query = query + behind if behind > 0 else 0
     finish(out)
     return 0

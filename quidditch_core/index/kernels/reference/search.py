@@ -96,7 +96,7 @@ def segments(query: int) -> Iterator[tuple[list[int], list[int]]]:
         count = slots[Q_REQUIRED] + slots[Q_OPTIONAL]
         if count:
             yield slots, [query + 8 * (Q_SLOTS + K_SLOTS * i) for i in range(count)]
-        query = slots[Q_NEXT]
+        query = query + slots[Q_NEXT] if slots[Q_NEXT] else 0
 
 
 def read_term(address: int) -> Clause:
