@@ -142,12 +142,12 @@ class SearchRequest:
     ``track_total_hits``: True counts exactly, False not at all, an integer up to that many.
     """
 
-    query: Query = dataclasses.field(default_factory=q.MatchAll)
+    query: Query = q.MatchAll()
     _: KW_ONLY
     size: int = 10
     from_: int = 0
     sort: tuple[SortKey, ...] = ()
-    source: SourceFilter = dataclasses.field(default_factory=SourceFilter)
+    source: SourceFilter = SourceFilter()
     highlight: HighlightRequest | None = None
     track_total_hits: bool | int = 10_000
 
