@@ -142,12 +142,12 @@ class SearchRequest:
     ``track_total_hits``: True counts exactly, False not at all, an integer up to that many.
     """
 
-    query: Query = q.MatchAll()
+    query: Query = dataclasses.field(default_factory=lambda: _ALL)
     _: KW_ONLY
     size: int = 10
     from_: int = 0
     sort: tuple[SortKey, ...] = ()
-    source: SourceFilter = SourceFilter()
+    source: SourceFilter = dataclasses.field(default_factory=lambda: _WHOLE)
     highlight: HighlightRequest | None = None
     track_total_hits: bool | int = 10_000
 
@@ -718,3 +718,6 @@ def _one_of(value: Any, path: str, known: tuple[str, ...], later: tuple[str, ...
     if not isinstance(name, str) or name not in known:
         raise QueryError("unknown value", path=path, found=value, expected=" or ".join(known))
     return name
+
+
+_ALL, _WHOLE = q.MatchAll(), SourceFilter()
