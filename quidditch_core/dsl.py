@@ -150,6 +150,7 @@ class SearchRequest:
     source: SourceFilter = dataclasses.field(default_factory=lambda: _WHOLE)
     highlight: HighlightRequest | None = None
     track_total_hits: bool | int = 10_000
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, Query):
@@ -158,12 +159,13 @@ class SearchRequest:
         _count(self.from_, "from")
         if not isinstance(self.track_total_hits, bool):
             _count(self.track_total_hits, "track_total_hits", "true, false or an integer, 0 or more")
+        _boolean(self.profile, "profile")
 
 
-_BODY = ("query", "size", "from", "sort", "_source", "highlight", "track_total_hits")
+_BODY = ("query", "size", "from", "sort", "_source", "highlight", "track_total_hits", "profile")
 _LATER_BODY: dict[str, Any] = {
     "aggs": {}, "aggregations": {}, "explain": False, "version": False, "seq_no_primary_term": False,
-    "profile": False, "track_scores": False, "include_named_queries_score": False, "verbose_pipeline": False,
+    "track_scores": False, "include_named_queries_score": False, "verbose_pipeline": False,
     "terminate_after": 0,
     **dict.fromkeys((
         "knn", "collapse", "suggest", "rescore", "search_after", "min_score", "post_filter", "script_fields",
@@ -184,7 +186,7 @@ def parse_body(body: Any) -> SearchRequest:
                 fix=f'write {{"query": {{"{name}": ...}}}}',
             )
     _check_keys(body, "", "search body", _BODY, _LATER_BODY)
-    given: dict[str, Any] = {name: body[name] for name in ("size", "track_total_hits") if name in body}
+    given: dict[str, Any] = {name: body[name] for name in ("size", "track_total_hits", "profile") if name in body}
     if "from" in body:
         given["from_"] = body["from"]
     if "query" in body:
@@ -720,4 +722,5 @@ def _one_of(value: Any, path: str, known: tuple[str, ...], later: tuple[str, ...
     return name
 
 
-_ALL, _WHOLE = q.MatchAll(), SourceFilter()
+_ALL: Query = q.MatchAll()
+_WHOLE: SourceFilter = SourceFilter()

@@ -93,15 +93,61 @@ class Hit(_Sourced):
         return f"Hit({self.id!r}, score={self.score!r}{sort})"
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a search found its hits, and what it took.
+
+    ``path``: ``union``, ``intersection`` or ``phrase`` are the pruned ways, ``exhaustive`` scores or filters every
+    matching document. Of the pruned ways are known: ``blocks`` of 128 postings decoded for the hits, ``postings``
+    in them, and ``ranges`` of 256 documents searched, of ``ranges_total``. Times are milliseconds: planning, finding
+    and counting, and reading what the hits hold.
+    """
+
+    path: str
+    segments: int
+    ranges_total: int
+    blocks: int | None
+    postings: int | None
+    ranges: int | None
+    found: int | None
+    plan_ms: float
+    search_ms: float
+    fetch_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenSearch's form: one shard, one query, whose breakdown is in nanoseconds."""
+        breakdown = {"plan": self.plan_ms, "search": self.search_ms, "fetch": self.fetch_ms}
+        counts = {name: getattr(self, name) for name in ("segments", "ranges_total", "ranges", "blocks", "postings")}
+        query = {"type": self.path, "description": str(self).partition("\n")[0],
+                 "time_in_nanos": int(1e6 * sum(breakdown.values())),
+                 "breakdown": {name: int(1e6 * ms) for name, ms in breakdown.items()}
+                 | {f"{name}_count": count for name, count in counts.items() if count is not None}}
+        return {"shards": [{"searches": [{"query": [query]}]}]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.path} over {self.segments:,} segments"]
+        if self.ranges is not None:
+            lines.append(f"  ranges    {self.ranges:,} of {self.ranges_total:,} searched")
+            lines.append(f"  blocks    {self.blocks:,} decoded, {self.postings:,} postings scored")
+        lines.append(f"  found     {'not counted' if self.found is None else f'{self.found:,}'}")
+        for name in ("plan", "search", "fetch"):
+            lines.append(f"  {name:9} {getattr(self, name + '_ms') * 1000:,.1f} us")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
 class SearchResult:
     """The answer to a search; a sequence of its hits.
 
     ``total`` is None when counting was turned off, ``max_score`` None when nothing was scored. ``pre_tag``
     and ``post_tag`` are what marks a highlight in the fragments of the hits. Hits of a search without sources and
-    highlights are made when someone first looks at them; ``len`` does not.
+    highlights are made when someone first looks at them; ``len`` does not. ``profile`` is there if it was asked for.
     """
 
-    __slots__ = ("_count", "_hits", "_make", "aggs", "index", "max_score", "post_tag", "pre_tag", "took_ms", "total")
+    __slots__ = ("_count", "_hits", "_make", "aggs", "index", "max_score", "post_tag", "pre_tag",
+                 "profile", "took_ms", "total")
 
     def __init__(
         self, total: Total | None, hits: list[Hit] | Callable[[], list[Hit]], max_score: float | None = None,
@@ -111,6 +157,7 @@ class SearchResult:
         """``hits`` are hits, or what makes ``count`` of them."""
         self.total, self.max_score, self.took_ms, self.aggs, self.index = total, max_score, took_ms, aggs, index
         self.pre_tag, self.post_tag = pre_tag, post_tag
+        self.profile: Profile | None = None
         self._hits: list[Hit] | None = None
         self._make: Callable[[], list[Hit]] | None = None
         if callable(hits):
@@ -142,6 +189,8 @@ class SearchResult:
         }
         if self.aggs is not None:
             body["aggregations"] = self.aggs
+        if self.profile is not None:
+            body["profile"] = self.profile.to_dict()
         return body
 
     def __len__(self) -> int:

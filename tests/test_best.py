@@ -189,6 +189,7 @@ def test_a_thousand_clauses(tmp_path: Path) -> None:
             assert pruned(query, reader.view, limit) == exhaustive(query, reader.view, limit)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_work_is_saved(tmp_path: Path) -> None:
     """A frequent and a rare word: most of the frequent one's blocks stay packed."""
     index = qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1})
@@ -202,7 +203,37 @@ def test_work_is_saved(tmp_path: Path) -> None:
             assert ready is not None
             ready.best(5)
             assert best.last_work().blocks < 100  # of 313
-            assert best.last_work().path.endswith("union")
+            assert best.last_work().path == "union"
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code from the first call on: references save no work."""
+    for kernel in KERNELS:
+        monkeypatch.setattr(kernel, "_call", kernel.compiled())
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_profile_says_how_a_search_went(tmp_path: Path) -> None:
+    with write(tmp_path / "index", 4, segments=(2000, 1500), deleted=0.0) as index:
+        common, rare = vocabulary(600)[0], vocabulary(600)[300]
+        plain = index.search(q.Match("text", f"{common} {rare}"))
+        told = index.search(q.Match("text", f"{common} {rare}"), profile=True)
+        assert [hit.id for hit in told.hits] == [hit.id for hit in plain.hits]
+        assert plain.profile is None
+        assert told.profile.path == "union"
+        assert told.profile.segments == 2
+        assert 0 < told.profile.ranges <= 8 + 8  # whole vectors of them
+        assert told.profile.ranges_total == 8 + 6
+        assert told.profile.found == told.total.value
+        assert "union over 2 segments" in str(told.profile)
+        query, = told.to_dict()["profile"]["shards"][0]["searches"][0]["query"]
+        assert query["type"] == "union"
+        assert query["breakdown"]["ranges_count"] == told.profile.ranges
+        assert query["time_in_nanos"] > 0
+        assert index.search(q.Match("text", common, operator="and"), profile=True, sort="n").profile.path == "exhaustive"
+        by_body = index.search({"query": {"match_phrase": {"text": f"{common} {common}"}}, "profile": True})
+        assert by_body.profile.path == "phrase"
 
 
 def test_damaged_bytes_end_in_an_error() -> None:

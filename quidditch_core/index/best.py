@@ -206,6 +206,7 @@ class _Described(NamedTuple):
     clauses: int
     docs: int
     any: bool
+    path: str
     at: int
     segment: Segment | None
     keep: object
@@ -255,7 +256,8 @@ def _describe(shape: Shape, view: View, mode: int) -> _Described:
     text[last] = bytes(header)
     descriptors = np.frombuffer(b"".join(text), np.uint8)
     keep.append(descriptors)
-    return _Described(most, docs, any_, address(descriptors), view.leaves[0].segment, keep)
+    path = "phrase" if phrase is not None else "union" if any_ else "intersection"
+    return _Described(most, docs, any_, path, address(descriptors), view.leaves[0].segment, keep)
 
 
 def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]:
@@ -267,7 +269,7 @@ def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]
 
 def _run(kernel: Kernel, call: _Described, work: _Workspace) -> None:
     work.grow_scratch(intersection.scratch_bytes(call.clauses, call.docs))
-    work.path = kernel.name
+    work.path = call.path
     if kernel(call.at, work.scratch_at, work.out_at) < 0:
         work.spoil()
         assert call.segment is not None
@@ -287,6 +289,6 @@ def _count(call: _Described, work: _Workspace) -> int:
     return int(found)
 
 
-_NOWHERE = _Described(0, 0, False, 0, None, None)
-_TOO_WIDE = _Described(-1, 0, False, 0, None, None)
+_NOWHERE = _Described(0, 0, False, "", 0, None, None)
+_TOO_WIDE = _Described(-1, 0, False, "", 0, None, None)
 _NO_KEYS = np.zeros(0, np.int64)

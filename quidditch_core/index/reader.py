@@ -14,10 +14,10 @@ from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
 from ..dsl import SearchRequest, parse_body, parse_highlight, parse_query, parse_sort, parse_source
 from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedError
-from ..result import Document, Explanation, SearchResult, Total
+from ..result import Document, Explanation, Profile, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids
-from .best import prepared
+from .best import Work, last_work, prepared
 from .builder import NUMBERS
 from .collect import by_score, collect, collect_best, count_all
 from .explain import explain
@@ -64,13 +64,14 @@ class Reader:
     def search(
         self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
         from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
-        track_total_hits: bool | int | None = None,
+        track_total_hits: bool | int | None = None, profile: bool | None = None,
     ) -> SearchResult:
         """Search with a query object or an OpenSearch request body; keywords replace what the body says.
 
         ``sort``: one key or a list of ``"field"``, ``"-field"``, ``"_score"``, ``"_doc"`` or OpenSearch's dicts.
         ``source``: True, False, a pattern, a list of patterns or ``{"includes", "excludes"}``. ``highlight``:
         OpenSearch's form. ``track_total_hits``: True counts exactly, False not at all, a number up to there.
+        ``profile``: the result says how it was found.
 
         Raises QueryError (with the JSON path), UnsupportedError.
         """
@@ -78,24 +79,29 @@ class Reader:
         if aggs is not None:
             raise UnsupportedError("aggregations are not supported by this version", path="aggs")
         view = self.view
-        if (isinstance(query_or_body, q.Query) and sort is None and highlight is None and type(size) in _PLAIN
-                and type(from_) in _PLAIN and type(source) in _PLAIN and type(track_total_hits) in _PLAIN):
+        if (isinstance(query_or_body, q.Query) and sort is None and highlight is None and profile is None
+                and type(size) in _PLAIN and type(from_) in _PLAIN and type(source) in _PLAIN
+                and type(track_total_hits) in _PLAIN):
             query = query_or_body
             request = _form(size, from_, source, track_total_hits)
         else:
-            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight)
+            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight, profile)
             query = request.query
         window = view.settings.max_result_window
         if request.from_ + request.size > window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {window}", fix="raise index.max_result_window")
         page = None
-        if by_score(request):
-            ready = prepared(query, view)
-            if ready is not None:
-                page = collect_best(ready, view, request)
+        ready = prepared(query, view) if by_score(request) else None
+        planned = time.perf_counter()
+        if ready is not None:
+            page = collect_best(ready, view, request)
+        pruned = page is not None
         if page is None:
-            page = collect(plan(query, view), view, request)
+            bound = plan(query, view)
+            planned = time.perf_counter()
+            page = collect(bound, view, request)
+        searched = time.perf_counter()
         lazy = request.highlight is None and not request.source.enabled
         result = SearchResult(
             _total(page.found, request.track_total_hits),
@@ -104,7 +110,12 @@ class Reader:
             count=len(page))
         if request.highlight is not None:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
-        result.took_ms = (time.perf_counter() - started) * 1000
+        finished = time.perf_counter()
+        result.took_ms = (finished - started) * 1000
+        if request.profile:
+            times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
+            result.profile = _profile(view, last_work() if pruned and request.size else None,
+                                      None if request.track_total_hits is False else page.found, times)
         return result
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
@@ -160,6 +171,13 @@ class Reader:
         self.close()
 
 
+def _profile(view: View, work: Work | None, found: int | None, times: tuple[float, float, float]) -> Profile:
+    ranges = sum(-(-leaf.segment.docs // 256) for leaf in view.leaves)
+    if work is None:
+        return Profile("exhaustive", len(view.leaves), ranges, None, None, None, found, *times)
+    return Profile(work.path, len(view.leaves), ranges, work.blocks, work.postings, work.ranges, found, *times)
+
+
 _PLAIN = {int, bool, type(None)}
 
 
@@ -171,11 +189,11 @@ def _form(size: int | None, from_: int | None, source: bool | None, track: bool 
 
 def _request(
     query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, track: bool | int | None,
-    sort: Any, source: Any, highlight: Any,
+    sort: Any, source: Any, highlight: Any, profile: bool | None = None,
 ) -> SearchRequest:
     changes: dict[str, Any] = {
-        name: value for name, value in (("size", size), ("from_", from_), ("track_total_hits", track))
-        if value is not None}
+        name: value for name, value in (
+            ("size", size), ("from_", from_), ("track_total_hits", track), ("profile", profile)) if value is not None}
     if sort is not None:
         changes["sort"] = parse_sort(sort)
     if source is not None:
