@@ -336,12 +336,12 @@ class Index:
     def search(
         self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
         from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
-        track_total_hits: bool | int | None = None,
+        track_total_hits: bool | int | None = None, profile: bool | None = None,
     ) -> SearchResult:
         """See :meth:`Reader.search`."""
         self._check()
         return self._reader.search(query_or_body, size=size, from_=from_, sort=sort, aggs=aggs, source=source,
-                                   highlight=highlight, track_total_hits=track_total_hits)
+                                   highlight=highlight, track_total_hits=track_total_hits, profile=profile)
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """See :meth:`Reader.count`."""
