@@ -173,13 +173,31 @@ def test_profiles_keep_to_their_budget(tmp_path: Path, monkeypatch: pytest.Monke
     with write(tmp_path / "index", 5, segments=(3000,), deleted=0.0) as index, index.reader() as reader:
         words = vocabulary(40)
         expected = [exhaustive(q.Match("text", f"{a} {b}"), reader.view, 10) for a, b in pairwise(words)]
-        monkeypatch.setattr(profiles, "BUDGET", 3000)
-        evicted = profiles.evictions
+        monkeypatch.setattr(profiles.BUDGET, "limit", 3000)
+        evicted = profiles.BUDGET.evictions
         for _ in range(2):
             assert [pruned(q.Match("text", f"{a} {b}"), reader.view, 10) for a, b in pairwise(words)] == expected
-        assert profiles.evictions > evicted
-        held = sum(size for (owner, _, _), size in profiles._held.items() if owner() is not None)
-        assert held <= 3000
+        assert profiles.BUDGET.evictions > evicted
+        assert profiles.BUDGET.used <= 3000
+
+
+def test_filters_are_kept_at_their_second_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with write(tmp_path / "index", 6, segments=(1000, 800), deleted=0.1) as index:
+        made = []
+        bitmap = execute.bitmap
+        monkeypatch.setattr(execute, "bitmap", lambda plan, segment: made.append(plan) or bitmap(plan, segment))
+        for narrow in (q.Term("tag", "a"), q.Terms("tag", ["a", "c"]), q.Range("n", gte=10, lt=50),
+                       q.Prefix("tag", "b"), q.Exists("n"), q.Range("tag", gte="b")):
+            answers, calls = [], []
+            for _ in range(4):
+                made.clear()
+                result = index.search(q.Bool(must=(q.Match("text", "aaa"),), filter=(narrow,)), size=50)
+                answers.append([hit.id for hit in result.hits])
+                calls.append(len(made))
+            assert answers.count(answers[0]) == 4
+            assert answers[0]
+            assert calls[:2] == [2, 2], narrow
+            assert calls[2:] == [0, 0], narrow
 
 
 def test_a_thousand_clauses(tmp_path: Path) -> None:
@@ -231,7 +249,7 @@ def test_a_profile_says_how_a_search_went(tmp_path: Path) -> None:
         assert query["type"] == "union"
         assert query["breakdown"]["ranges_count"] == told.profile.ranges
         assert query["time_in_nanos"] > 0
-        assert index.search(q.Match("text", common, operator="and"), profile=True, sort="n").profile.path == "exhaustive"
+        assert index.search(q.Match("text", common), profile=True, sort="n").profile.path == "exhaustive"
         by_body = index.search({"query": {"match_phrase": {"text": f"{common} {common}"}}, "profile": True})
         assert by_body.profile.path == "phrase"
 

@@ -25,7 +25,6 @@ from .view import View
 
 _CLAUSE = 8 * K_SLOTS
 _HEADER = struct.Struct(f"<{union.Q_SLOTS}q")
-_COLLECTOR = struct.Struct("<8q")
 _ROWS = 64 << 20
 """Bytes of scratch beyond which bounding every range costs more than it saves."""
 
@@ -106,13 +105,14 @@ def shape_of(plan: Plan) -> Shape | None:
 class Prepared:
     """A query that the kernels can run on a view. What does not change between searches is made once."""
 
-    __slots__ = ("_count", "_top", "_view", "shape")
+    __slots__ = ("_accepted", "_count", "_top", "_view", "shape")
 
     def __init__(self, shape: Shape, view: View) -> None:
         self.shape = shape
         self._view = view
         self._top: _Described | None = None
         self._count: _Described | None = None
+        self._accepted: dict[int, NDArray[np.uint64] | None] = {}
 
     def best(self, limit: int) -> NDArray[np.int64] | None:
         """Keys of the ``limit`` best live documents, best first: score bits << 32 | 2^32 - 1 - number in the view.
@@ -121,18 +121,14 @@ class Prepared:
         """
         call = self._top
         if call is None:
-            call = _describe(self.shape, self._view, intersection.TOP)
-            if self.shape.filters is None:
-                self._top = call
+            call = self._top = self._describe(intersection.TOP)
         if call.clauses <= 0:
             return _NO_KEYS if call.clauses == 0 else None
         limit = min(limit, self._view.bases[-1])
         work = _local.work
-        capacity = 2 * limit + collector.CORE
-        work.grow_out(collector.O_KEYS + 8 * capacity)
-        _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, limit, capacity, 0, 0, 0)  # type: ignore[arg-type]
-        _run(union.union if call.any else intersection.intersection, call, work)
-        return work.out[8 : 8 + work.out.item(0)].copy()
+        work.grow_out(collector.collector_bytes(limit))
+        found = _run(union.union if call.any else intersection.intersection, call, work, limit)
+        return work.out[8 : 8 + found].copy()
 
     def number(self) -> int | None:
         """How many live documents match; None as of :meth:`best`."""
@@ -142,17 +138,14 @@ class Prepared:
             return self._view.document_frequency(term.field, term.term)
         call = self._count
         if call is None:
-            call = _describe(self.shape, self._view, intersection.COUNT)
-            if filters is None:
-                self._count = call
+            call = self._count = self._describe(intersection.COUNT)
         if call.clauses <= 0:
             return 0 if call.clauses == 0 else None
         work = _local.work
         if call.any:
             return _count(call, work)
         work.grow_out(collector.collector_bytes(0))
-        _COLLECTOR.pack_into(work.out, 0, 0, 0, -1, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
-        _run(intersection.intersection, call, work)
+        _run(intersection.intersection, call, work, 0)
         return work.out.item(collector.O_FOUND)
 
     def at_least(self) -> int:
@@ -161,11 +154,63 @@ class Prepared:
         if shape.filters or shape.required or shape.phrase is not None:
             return 0
         dead = view.bases[-1] - view.live_docs if view.has_deletions else 0
-        return max([view.document_frequency(term.field, term.term) for term in shape.optional]) - dead
+        return max([0] + [view.document_frequency(term.field, term.term) for term in shape.optional]) - dead
+
+    def _describe(self, mode: int) -> _Described:
+        """The descriptors of all segments in which the query can match, one behind the other."""
+        view = self._view
+        if view.bases[-1] >= 2**32:
+            return _TOO_WIDE
+        required, optional, phrase, filters = self.shape
+        any_ = phrase is None and not required
+        if phrase is not None:
+            bound = [view.bound(phrase.field, term, positions=True) for term, _ in phrase.terms]
+            weight = phrase.weight
+            clauses = [[clause and profiles.weighted(clause, weight, offset) for clause in term.clauses]
+                       for term, (_, offset) in zip(bound, phrase.terms, strict=True)]
+            needed = len(clauses)
+        else:
+            needed = len(required)
+            terms = required if mode == intersection.COUNT and not any_ else required + optional
+            bound = [view.bound(term.field, term.term) for term in terms]
+            clauses = [_weighted(known.clauses, term) for known, term in zip(bound, terms, strict=True)]
+        floors = int(filters is None and mode == intersection.TOP)
+        keep: list[object] = [bound]
+        text: list[bytes] = []
+        most = docs = last = 0
+        for at, leaf in enumerate(view.leaves):
+            mine = [found for each in clauses if (found := each[at]) is not None]
+            if not mine or (len(mine) < len(clauses) and None in [each[at] for each in clauses[:needed]]):
+                continue
+            accept = leaf.live
+            if filters is not None:
+                if at not in self._accepted:
+                    self._accepted[at] = accepted(filters, leaf.segment, leaf.live)
+                accept = self._accepted[at]
+                keep.append(accept)
+            text.append(_HEADER.pack(
+                needed, len(mine) - needed, 0, 0 if accept is None else address(accept), leaf.segment.docs, mode, 0,
+                view.bases[at], _HEADER.size + _CLAUSE * len(mine), int(phrase is not None), floors, 0, 0, 0, 0, 0))
+            last = len(text) - 1
+            text.append(b"".join(mine))
+            most, docs = max(most, len(mine)), max(docs, leaf.segment.docs)
+        if not text:
+            return _NOWHERE
+        if most * (docs >> 8) > _ROWS:
+            return _TOO_WIDE
+        header = bytearray(text[last])
+        header[8 * union.Q_NEXT : 8 * union.Q_NEXT + 8] = bytes(8)
+        text[last] = bytes(header)
+        descriptors = np.frombuffer(b"".join(text), np.uint8)
+        keep.append(descriptors)
+        path = "phrase" if phrase is not None else "union" if any_ else "intersection"
+        return _Described(most, docs, any_, path, address(descriptors), view.leaves[0].segment, keep)
 
 
 def prepare(bound: Plan, view: View) -> Prepared | None:
     """A plan for the kernels of this module; None if they cannot run it."""
+    if type(bound) is NothingPlan:
+        return Prepared(Shape((), ()), view)
     shape = shape_of(bound)
     return None if shape is None else Prepared(shape, view)
 
@@ -212,54 +257,6 @@ class _Described(NamedTuple):
     keep: object
 
 
-def _describe(shape: Shape, view: View, mode: int) -> _Described:
-    """The descriptors of all segments in which the query can match, one behind the other."""
-    if view.bases[-1] >= 2**32:
-        return _TOO_WIDE
-    required, optional, phrase, filters = shape
-    any_ = phrase is None and not required
-    if phrase is not None:
-        bound = [view.bound(phrase.field, term, positions=True) for term, _ in phrase.terms]
-        weight = phrase.weight
-        clauses = [[clause and profiles.weighted(clause, weight, offset) for clause in term.clauses]
-                   for term, (_, offset) in zip(bound, phrase.terms, strict=True)]
-        needed = len(clauses)
-    else:
-        needed = len(required)
-        terms = required if mode == intersection.COUNT and not any_ else required + optional
-        bound = [view.bound(term.field, term.term) for term in terms]
-        clauses = [_weighted(known.clauses, term) for known, term in zip(bound, terms, strict=True)]
-    floors = int(filters is None and mode == intersection.TOP)
-    keep: list[object] = [bound]
-    text: list[bytes] = []
-    most = docs = last = 0
-    for at, leaf in enumerate(view.leaves):
-        mine = [found for each in clauses if (found := each[at]) is not None]
-        if not mine or (len(mine) < len(clauses) and None in [each[at] for each in clauses[:needed]]):
-            continue
-        accept = leaf.live
-        if filters is not None:
-            accept = accepted(filters, leaf.segment, leaf.live)
-            keep.append(accept)
-        text.append(_HEADER.pack(
-            needed, len(mine) - needed, 0, 0 if accept is None else address(accept), leaf.segment.docs, mode, 0,
-            view.bases[at], _HEADER.size + _CLAUSE * len(mine), int(phrase is not None), floors, 0, 0, 0, 0, 0))
-        last = len(text) - 1
-        text.append(b"".join(mine))
-        most, docs = max(most, len(mine)), max(docs, leaf.segment.docs)
-    if not text:
-        return _NOWHERE
-    if most * (docs >> 8) > _ROWS:
-        return _TOO_WIDE
-    header = bytearray(text[last])
-    header[8 * union.Q_NEXT : 8 * union.Q_NEXT + 8] = bytes(8)
-    text[last] = bytes(header)
-    descriptors = np.frombuffer(b"".join(text), np.uint8)
-    keep.append(descriptors)
-    path = "phrase" if phrase is not None else "union" if any_ else "intersection"
-    return _Described(most, docs, any_, path, address(descriptors), view.leaves[0].segment, keep)
-
-
 def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]:
     if term.boost is ONE or term.boost == 1:
         return clauses
@@ -267,13 +264,16 @@ def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]
     return [clause and profiles.weighted(clause, weight) for clause in clauses]
 
 
-def _run(kernel: Kernel, call: _Described, work: _Workspace) -> None:
+def _run(kernel: Kernel, call: _Described, work: _Workspace, limit: int) -> int:
+    """The number of keys that a kernel found."""
     work.grow_scratch(intersection.scratch_bytes(call.clauses, call.docs))
     work.path = call.path
-    if kernel(call.at, work.scratch_at, work.out_at) < 0:
+    found = kernel(call.at, work.scratch_at, work.out_at, limit)
+    if found < 0:
         work.spoil()
         assert call.segment is not None
         raise postings.corrupt(call.segment, "postings", "blocks of a term")
+    return found
 
 
 def _count(call: _Described, work: _Workspace) -> int:

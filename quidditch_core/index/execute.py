@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..segment import Segment, TermInfo, address, bit_count, bitmap_of, bitmap_words, docs_of, full_bitmap
-from . import bm25, columns, ids, postings
+from . import bm25, columns, filters, ids, postings
 from .kernels import boolean as kernel
 from .kernels import phrase as phrase_kernel
 from .plan import (
@@ -118,13 +118,22 @@ def accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap | 
     """The documents that filters, must_not and ``live`` leave; None if there are none of these."""
     accepted = live
     for clause in plan.filter:
-        part = bitmap(clause, segment)
+        part = _filter(clause, segment)
         accepted = part if accepted is None else accepted & part
     for clause in plan.must_not:
         if accepted is None:
             accepted = full_bitmap(segment.docs)
-        accepted = accepted & ~bitmap(clause, segment)
+        accepted = accepted & ~_filter(clause, segment)
     return accepted
+
+
+def _filter(plan: Plan, segment: Segment) -> Bitmap:
+    """The bitmap of a filter, perhaps an earlier query's; read-only."""
+    found = filters.known(plan, segment)
+    if found is None:
+        found = bitmap(plan, segment)
+        filters.used(plan, segment, found)
+    return found
 
 
 def _bool_bitmap(plan: BoolPlan, segment: Segment) -> Bitmap:

@@ -8,15 +8,13 @@ until making it again pays.
 from __future__ import annotations
 
 import struct
-import threading
-import weakref
-from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..segment import Segment, TermInfo, address, bitmap_words
 from . import postings
+from .budget import Budget
 from .kernels import lists
 from .kernels import profile as kernel
 
@@ -24,8 +22,8 @@ LEAST = 256
 """Documents from which on a term has a profile; two blocks are decoded faster than they are looked up."""
 DENSE = 32
 """A term in more than one of so many documents has a bitmap."""
-BUDGET = 256 << 20
-"""Bytes of all profiles of the process."""
+BUDGET = Budget(256 << 20)
+"""For all profiles of the process."""
 DRIFT = 1.25
 """How far the average length may move before a profile is made again."""
 FORGIVEN = 1000
@@ -59,13 +57,6 @@ class Profile:
         return np.append(np.append(self.floors[:8], 0)[at], self.floors[8]).astype(np.float32)
 
 
-_lock = threading.Lock()
-_held: OrderedDict[tuple[weakref.ref[Segment], str, bytes], int] = OrderedDict()
-_used = 0
-evictions = 0
-"""Counts what was let go, so that views let go of it as well."""
-
-
 def profile_of(
     segment: Segment, field: str, term: bytes, info: TermInfo, factors: NDArray[np.float32], avgdl: np.float32,
     live: NDArray[np.uint64] | None, dead: int,
@@ -85,7 +76,7 @@ def profile_of(
     if kernel.profile(address(clause), 0 if live is None else address(live), segment.docs, address(scratch),
                       address(made.ranges), address(made.floors), _address(made.bitmap), _address(made.ranks)) < 0:
         raise postings.corrupt(segment, field, "postings")
-    _hold(segment, field, term, made)
+    BUDGET.hold(segment, ("profile", field, term), made, made.size)
     return made
 
 
@@ -111,22 +102,6 @@ def weighted(clause: bytes, weight: np.float32, offset: int = 0) -> bytes:
     at, place = 8 * lists.K_WEIGHT, 8 * lists.K_OFFSET
     return b"".join((clause[:at], _bits(weight).to_bytes(8, "little"), clause[at + 8 : place],
                      offset.to_bytes(8, "little", signed=True), clause[place + 8 :]))
-
-
-def _hold(segment: Segment, field: str, term: bytes, made: Profile) -> None:
-    global _used, evictions
-    with _lock:
-        key = (weakref.ref(segment), field, term)
-        _used += made.size - _held.pop(key, 0)
-        _held[key] = made.size
-        segment.cache[("profile", field, term)] = made
-        while _used > BUDGET and len(_held) > 1:
-            (owner, old_field, old_term), size = _held.popitem(last=False)
-            _used -= size
-            evictions += 1
-            alive = owner()
-            if alive is not None:
-                alive.cache.pop(("profile", old_field, old_term), None)
 
 
 def _bits(value: np.float32) -> int:

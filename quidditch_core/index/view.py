@@ -74,7 +74,7 @@ class View:
         self._bound: dict[tuple[str, bytes, bool], BoundTerm] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
         self.prepared: dict[tuple[Any, ...], Any] = {}  # what ``best`` made of simple queries
-        self._evictions = profiles.evictions
+        self._evictions = profiles.BUDGET.evictions
 
     @property
     def live_docs(self) -> int:
@@ -127,6 +127,6 @@ class View:
 
     def let_go(self) -> None:
         """Forget what refers to profiles when some were evicted, or when it is much."""
-        if self._evictions != profiles.evictions or len(self._bound) >= _CACHED or len(self.prepared) >= _CACHED:
-            self._evictions = profiles.evictions
+        if self._evictions != profiles.BUDGET.evictions or len(self._bound) >= _CACHED or len(self.prepared) >= _CACHED:
+            self._evictions = profiles.BUDGET.evictions
             self._bound, self.prepared = {}, {}

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from ...errors import SettingsError
 from ...segment import RamSections, Segment
@@ -108,6 +110,7 @@ class StoredReader:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._local = threading.local()
+        self._known: tuple[NDArray[Any], int, NDArray[Any], int, NDArray[np.uint8]] | None = None
 
     def read(self, doc: int) -> bytes:
         """The stored bytes of a document."""
@@ -117,12 +120,14 @@ class StoredReader:
             start, end = int(starts[doc]) + base, int(starts[doc + 1]) + base
             segment.sections.need("stored", start, end - start)
             return segment.sections.section("stored").data[start:end].tobytes()
-        firsts, base = segment.narrow("stored.first")
-        unit = int(np.searchsorted(firsts, doc - base, side="right")) - 1
+        firsts, base, _, _, _ = self._table()
+        # A number of another type than the array's would convert the whole array first.
+        unit = int(firsts.searchsorted(firsts.dtype.type(doc - base), side="right")) - 1
         if not 0 <= unit < firsts.size - 1:
             raise segment.damaged("a document is in no stored unit", found=doc)
-        first, count = int(firsts[unit]) + base, int(firsts[unit + 1]) - int(firsts[unit])
-        raw = self._unit(unit, firsts.size - 1)
+        first = firsts.item(unit) + base
+        count = firsts.item(unit + 1) + base - first
+        raw = self._unit(unit)
         at = doc - first
         if not 0 <= at < count or 4 * count + int.from_bytes(raw[4 * count - 4 : 4 * count], "little") != len(raw):
             raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
@@ -132,18 +137,26 @@ class StoredReader:
             raise segment.damaged("a stored document lies outside its unit", found=(start, end))
         return raw[4 * count + start : 4 * count + end]
 
-    def _unit(self, unit: int, units: int) -> bytes:
+    def _table(self) -> tuple[NDArray[Any], int, NDArray[Any], int, NDArray[np.uint8]]:
+        """First document of each unit, and its base; where each begins, and its base; the units' bytes."""
+        if self._known is None:
+            sections = self._segment.sections
+            firsts, base = self._segment.narrow("stored.first")
+            starts, start = self._segment.starts("stored.start", firsts.size - 1, sections.size("stored"))
+            self._known = firsts, base, starts, start, sections.section("stored").data
+        return self._known
+
+    def _unit(self, unit: int) -> bytes:
         recent: dict[int, bytes] | None = getattr(self._local, "units", None)
         if recent is None:
             self._local.decompressor = self._decompressor()
             recent = self._local.units = {}
         raw = recent.get(unit)
         if raw is None:
-            size = self._segment.sections.size("stored")
-            starts, base = self._segment.starts("stored.start", units, size)
-            start, end = int(starts[unit]) + base, int(starts[unit + 1]) + base
+            _, _, starts, base, data = self._table()
+            start, end = starts.item(unit) + base, starts.item(unit + 1) + base
             self._segment.sections.need("stored", start, end - start)
-            frame = self._segment.sections.section("stored").data[start:end].tobytes()
+            frame = data[start:end].tobytes()
             raw = _decompress(self._local.decompressor, frame, self._segment)
             if len(recent) >= _TRIES:
                 recent.pop(next(iter(recent)))

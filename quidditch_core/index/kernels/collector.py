@@ -28,6 +28,16 @@ def capacity(limit: int) -> int:
     return 2 * limit + CORE
 
 
+@helper
+def begin(out: int, limit: int) -> None:
+    """An empty collector of the best ``limit`` keys."""
+    for slot in range(8):
+        store_i64(out + 8 * slot, 0)
+    store_i64(out + 8 * O_FLOOR, -1)
+    store_i64(out + 8 * O_LIMIT, limit)
+    store_i64(out + 8 * O_CAPACITY, 2 * limit + CORE)
+
+
 @inline_helper
 def key_of(score: Any, doc: int) -> int:
     return (f32_bits(score) << 32) | (0xFFFFFFFF - doc)

@@ -22,10 +22,12 @@ from quidditch_core.index.kernels.blocks import (
 )
 from quidditch_core.index.kernels.collector import (
     O_BLOCKS,
+    O_COUNT,
     O_FLOOR,
     O_FOUND,
     O_POSTINGS,
     O_RANGES,
+    begin,
     finish,
     floor_score,
     key_of,
@@ -475,11 +477,12 @@ def search_lead(
 
 
 @kernel("quidditch_core.index.kernels.reference:intersection")
-def intersection(query: int, scratch: int, out: int) -> int:
-    """The best hits of required terms (and optional ones, or a phrase), over all segments of the query.
+def intersection(query: int, scratch: int, out: int, limit: int) -> int:
+    """The best LIMIT hits of required terms (and optional ones, or a phrase), over all segments of the query.
 
-    Parameters as of ``union``; ``out`` counts all hits in FOUND in modes COUNT and BOTH. Returns 0 or CORRUPT.
+    Parameters and result as of ``union``; ``out`` counts all hits in FOUND in modes COUNT and BOTH.
     """
+    begin(out, limit)
     mode = load_i64(query + 8 * Q_MODE)
     while query != 0:
         required = load_i64(query + 8 * Q_REQUIRED)
@@ -517,4 +520,4 @@ def intersection(query: int, scratch: int, out: int) -> int:
         query = query + behind if behind > 0 else 0
     if mode != COUNT:
         finish(out)
-    return 0
+    return load_i64(out + 8 * O_COUNT)

@@ -15,12 +15,9 @@ import numpy as np
 
 from quidditch_core.index.kernels.blocks import CORRUPT
 from quidditch_core.index.kernels.collector import (
-    O_CAPACITY,
     O_COUNT,
-    O_FLOOR,
     O_KEYS,
-    O_LIMIT,
-    capacity,
+    begin,
     collector_bytes,
     finish,
     key_of,
@@ -47,7 +44,6 @@ from quidditch_core.jit import (
     load_u64,
     popcount,
     store_f32,
-    store_i64,
     store_u8,
     store_u32,
     store_u64,
@@ -56,7 +52,6 @@ from quidditch_core.jit import (
 RANKS = (10, 20, 50, 100, 200, 500, 1000, 2000)
 DEEPEST = RANKS[-1]
 MARGIN = 2.0**-22
-CAPACITY = capacity(DEEPEST)
 
 
 def ranges_of(docs: int) -> int:
@@ -89,10 +84,7 @@ def profile(clause: int, live: int, docs: int, scratch: int, ranges: int, floors
     out = maxima + 4 * count_ranges
     for r in range(count_ranges):
         store_f32(maxima + 4 * r, np.float32(0.0))
-    store_i64(out + 8 * O_COUNT, 0)
-    store_i64(out + 8 * O_FLOOR, -1)
-    store_i64(out + 8 * O_LIMIT, DEEPEST)
-    store_i64(out + 8 * O_CAPACITY, CAPACITY)
+    begin(out, DEEPEST)
     if list_open(state, clause) < 0:
         return CORRUPT
     top = np.float32(0.0)

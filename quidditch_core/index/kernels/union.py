@@ -16,10 +16,11 @@ import numpy as np
 from quidditch_core.index.kernels.blocks import CORRUPT
 from quidditch_core.index.kernels.collector import (
     O_BLOCKS,
+    O_COUNT,
     O_FLOOR,
-    O_LIMIT,
     O_POSTINGS,
     O_RANGES,
+    begin,
     finish,
     floor_score,
     key_of,
@@ -373,12 +374,13 @@ def search_ranges(lists: int, bounds: int, count: int, query: int, totals: int, 
 
 
 @kernel("quidditch_core.index.kernels.reference:union")
-def union(query: int, scratch: int, out: int) -> int:
-    """The best hits of optional terms, over all segments of the query, as sorted keys. Returns 0 or CORRUPT.
+def union(query: int, scratch: int, out: int, limit: int) -> int:
+    """The best LIMIT hits of optional terms, over all segments of the query, as sorted keys; their number or CORRUPT.
 
     ``query``: descriptors as in the head of this file; ``scratch``: :func:`scratch_bytes`, for the largest segment;
-    ``out``: a collector.
+    ``out``: a collector of ``limit`` hits.
     """
+    begin(out, limit)
     while query != 0:
         count = load_i64(query + 8 * Q_OPTIONAL)
         docs = load_i64(query + 8 * Q_DOCS)
@@ -388,7 +390,6 @@ def union(query: int, scratch: int, out: int) -> int:
         bounds = lists + 8 * count
         rows = bounds + 8 * count
         totals = (rows + ranges * count + 63) & -64
-        limit = load_i64(out + 8 * O_LIMIT)
         for i in range(count):
             state = states + LIST_BYTES * i
             if list_open(state, query + 8 * Q_SLOTS + 8 * K_SLOTS * i) < 0:
@@ -410,4 +411,4 @@ def union(query: int, scratch: int, out: int) -> int:
         behind = load_i64(query + 8 * Q_NEXT)
         query = query + behind if behind > 0 else 0
     finish(out)
-    return 0
+    return load_i64(out + 8 * O_COUNT)

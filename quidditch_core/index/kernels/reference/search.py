@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quidditch_core.segment import view
 
-from ..collector import O_COUNT, O_FLOOR, O_FOUND, O_KEYS, O_LIMIT
+from ..collector import O_COUNT, O_FOUND, O_KEYS
 from ..intersection import COUNT
 from ..lists import K_FIELD, K_OFFSET, K_SLOTS, K_TABLE, K_TERM, K_WEIGHT
 from ..profile import MARGIN, RANKS, ranges_of
@@ -20,18 +20,20 @@ from .phrase import Word, exact_frequencies
 
 
 @corrupt_if_damaged
-def union(query: int, scratch: int, out: int) -> int:
+def union(query: int, scratch: int, out: int, limit: int) -> int:
     """Every document that holds any of the terms."""
+    view(out, 8, np.int64)[:] = 0
     for slots, clauses in segments(query):
         docs = accepted(slots, np.unique(np.concatenate([clause.docs for clause in map(read_term, clauses)])))
         sums, _ = add_up(docs, [read_term(clause) for clause in clauses])
-        keep(out, slots, docs, sums.astype(F32))
-    return 0
+        keep(out, limit, slots, docs, sums.astype(F32))
+    return int(view(out, O_COUNT + 1, np.int64)[O_COUNT])
 
 
 @corrupt_if_damaged
-def intersection(query: int, scratch: int, out: int) -> int:
+def intersection(query: int, scratch: int, out: int, limit: int) -> int:
     """Every document that holds all of the terms, or their phrase."""
+    view(out, 8, np.int64)[:] = 0
     found = 0
     mode = 0
     for slots, clauses in segments(query):
@@ -51,9 +53,9 @@ def intersection(query: int, scratch: int, out: int) -> int:
             scores = must.astype(F32) + should.astype(F32)
         found += docs.size
         if mode != COUNT:
-            keep(out, slots, docs, scores)
+            keep(out, limit, slots, docs, scores)
     view(out, O_FOUND + 1, np.int64)[O_FOUND] = found
-    return 0
+    return int(view(out, O_COUNT + 1, np.int64)[O_COUNT])
 
 
 @corrupt_if_damaged
@@ -114,12 +116,12 @@ def accepted(slots: list[int], docs: Ints) -> Ints:
     return docs[words[docs // 64] >> (docs % 64).astype(np.uint64) & np.uint64(1) == 1]
 
 
-def keep(out: int, slots: list[int], docs: Ints, scores: NDArray[np.float32]) -> None:
+def keep(out: int, limit: int, slots: list[int], docs: Ints, scores: NDArray[np.float32]) -> None:
     """Merge a segment's hits into a collector, whose keys are sorted after each segment."""
     head = view(out, 8, np.int64)
-    limit, count = int(head[O_LIMIT]), int(head[O_COUNT])
+    count = int(head[O_COUNT])
     new = scores.view(np.uint32).astype(np.int64) << 32 | 0xFFFFFFFF - (docs + slots[Q_BASE])
-    best = np.sort(np.concatenate([view(out + O_KEYS, count, np.int64), new[new > head[O_FLOOR]]]))[::-1][:limit]
+    best = np.sort(np.concatenate([view(out + O_KEYS, count, np.int64), new]))[::-1][:limit]
     head[O_COUNT] = best.size
     view(out + O_KEYS, best.size, np.int64)[:] = best
 
