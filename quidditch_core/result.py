@@ -10,9 +10,9 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from quidditch_core.errors import QuidditchError
 
@@ -138,6 +138,15 @@ class Profile:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
+class LazyHits(Protocol):
+    """Hits that nobody has looked at yet."""
+
+    def __len__(self) -> int: ...
+    @property
+    def max_score(self) -> float | None: ...
+    def make(self) -> list[Hit]: ...
+
+
 class SearchResult:
     """The answer to a search; a sequence of its hits.
 
@@ -146,33 +155,32 @@ class SearchResult:
     highlights are made when someone first looks at them; ``len`` does not. ``profile`` is there if it was asked for.
     """
 
-    __slots__ = ("_count", "_hits", "_make", "aggs", "index", "max_score", "post_tag", "pre_tag",
-                 "profile", "took_ms", "total")
+    __slots__ = ("_hits", "_max_score", "aggs", "index", "post_tag", "pre_tag", "profile", "took_ms", "total")
 
     def __init__(
-        self, total: Total | None, hits: list[Hit] | Callable[[], list[Hit]], max_score: float | None = None,
+        self, total: Total | None, hits: list[Hit] | LazyHits, max_score: float | None = None,
         took_ms: float = 0.0, aggs: dict[str, Any] | None = None, index: str = "", pre_tag: str = "<em>",
-        post_tag: str = "</em>", *, count: int | None = None,
+        post_tag: str = "</em>",
     ) -> None:
-        """``hits`` are hits, or what makes ``count`` of them."""
-        self.total, self.max_score, self.took_ms, self.aggs, self.index = total, max_score, took_ms, aggs, index
+        """``hits`` are hits, or what makes them and knows the greatest score."""
+        self.total = total
+        self._hits = hits
+        self._max_score = max_score
+        self.took_ms, self.aggs, self.index = took_ms, aggs, index
         self.pre_tag, self.post_tag = pre_tag, post_tag
         self.profile: Profile | None = None
-        self._hits: list[Hit] | None = None
-        self._make: Callable[[], list[Hit]] | None = None
-        if callable(hits):
-            assert count is not None
-            self._make, self._count = hits, count
-        else:
-            self._hits, self._count = hits, len(hits)
 
     @property
     def hits(self) -> list[Hit]:
         """The hits, best first."""
-        if self._hits is None:
-            assert self._make is not None
-            self._hits, self._make = self._make(), None
+        if not isinstance(self._hits, list):
+            self._max_score, self._hits = self._hits.max_score, self._hits.make()
         return self._hits
+
+    @property
+    def max_score(self) -> float | None:
+        """The greatest score of any hit, also of those before this page."""
+        return self._max_score if isinstance(self._hits, list) else self._hits.max_score
 
     def to_dict(self) -> dict[str, Any]:
         """The response that OpenSearch would give."""
@@ -194,7 +202,7 @@ class SearchResult:
         return body
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._hits)
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

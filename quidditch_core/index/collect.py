@@ -38,32 +38,36 @@ class Row(NamedTuple):
 class Page:
     """The rows asked for, how many documents match in all, and the best score (None if sorted by keys)."""
 
-    __slots__ = ("_rows", "found", "max_score")
+    __slots__ = ("found", "max_score", "rows")
 
-    def __init__(self, rows: list[Row] | _Keys, found: int, max_score: float | np.float32 | None) -> None:
-        self._rows = rows
+    def __init__(self, rows: list[Row], found: int, max_score: float | np.float32 | None) -> None:
+        self.rows = rows
         self.found = found
-        self.max_score = max_score
-
-    @property
-    def rows(self) -> list[Row]:
-        return self._rows if isinstance(self._rows, list) else self._rows.rows()
+        self.max_score = None if max_score is None else float(max_score)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
 
-class _Keys:
-    """The keys of a page's hits, and what turns them into rows."""
+class BestPage:
+    """A page as the keys that the kernels found; it becomes rows when someone asks for them."""
 
-    __slots__ = ("_bases", "_keys", "_show_sort")
+    __slots__ = ("_all", "_bases", "_keys", "_show_sort", "found")
 
-    def __init__(self, keys: NDArray[np.int64], bases: list[int], show_sort: bool) -> None:
-        self._keys, self._bases, self._show_sort = keys, bases, show_sort
+    def __init__(self, keys: NDArray[np.int64], found: int, view: View, request: SearchRequest) -> None:
+        self._all = keys
+        self._keys = keys[request.from_ :] if request.from_ else keys
+        self._bases, self._show_sort = view.bases, bool(request.sort)
+        self.found = found
 
     def __len__(self) -> int:
         return self._keys.size
 
+    @property
+    def max_score(self) -> float | None:
+        return scores_of(self._all[:1])[0] if self._all.size else None
+
+    @property
     def rows(self) -> list[Row]:
         numbers = (0xFFFFFFFF - (self._keys & 0xFFFFFFFF)).tolist()
         scores = scores_of(self._keys)
@@ -93,7 +97,7 @@ def count_all(plan: Plan, view: View) -> int:
     return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
 
 
-def collect_best(query: Prepared, view: View, request: SearchRequest) -> Page | None:
+def collect_best(query: Prepared, view: View, request: SearchRequest) -> BestPage | None:
     """The page of a request that sorts by score, from the pruned kernels; None if they cannot tell."""
     found: int | None = 0
     track = request.track_total_hits
@@ -103,10 +107,7 @@ def collect_best(query: Prepared, view: View, request: SearchRequest) -> Page | 
     keys = query.best(request.from_ + request.size) if request.size else _NO_KEYS
     if keys is None or found is None:
         return None
-    most = scores_of(keys[:1])[0] if keys.size else None
-    if request.from_:
-        keys = keys[request.from_ :]
-    return Page(_Keys(keys, view.bases, bool(request.sort)), found, most)
+    return BestPage(keys, found, view, request)
 
 
 def by_score(request: SearchRequest) -> bool:

@@ -14,12 +14,12 @@ from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
 from ..dsl import SearchRequest, parse_body, parse_highlight, parse_query, parse_sort, parse_source
 from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedError
-from ..result import Document, Explanation, Profile, SearchResult, Total
+from ..result import Document, Explanation, Hit, Profile, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids
 from .best import Work, last_work, prepared
 from .builder import NUMBERS
-from .collect import by_score, collect, collect_best, count_all
+from .collect import BestPage, Page, by_score, collect, collect_best, count_all
 from .explain import explain
 from .fetch import fetch
 from .plan import plan
@@ -91,7 +91,7 @@ class Reader:
         if request.from_ + request.size > window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {window}", fix="raise index.max_result_window")
-        page = None
+        page: Page | BestPage | None = None
         ready = prepared(query, view) if by_score(request) else None
         planned = time.perf_counter()
         if ready is not None:
@@ -102,12 +102,12 @@ class Reader:
             planned = time.perf_counter()
             page = collect(bound, view, request)
         searched = time.perf_counter()
-        lazy = request.highlight is None and not request.source.enabled
-        result = SearchResult(
-            _total(page.found, request.track_total_hits),
-            (lambda: fetch(page.rows, view, request)) if lazy else fetch(page.rows, view, request),
-            None if page.max_score is None or request.sort else float(page.max_score), index=view.name,
-            count=len(page))
+        total = None if request.track_total_hits is False else _total(page.found, request.track_total_hits)
+        if request.source.enabled or request.highlight is not None:
+            hits = fetch(page.rows, view, request)
+            result = SearchResult(total, hits, None if request.sort else page.max_score, 0.0, None, view.name)
+        else:
+            result = SearchResult(total, _LaterHits(page, view, request), None, 0.0, None, view.name)
         if request.highlight is not None:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
         finished = time.perf_counter()
@@ -216,9 +216,26 @@ def _query(query: q.Query | dict[str, Any] | None) -> q.Query:
     return parse_query(query)
 
 
-def _total(found: int, track: bool | int) -> Total | None:
-    if track is False:
-        return None
+class _LaterHits:
+    """The hits of a page without sources, made when someone looks at them."""
+
+    __slots__ = ("_page", "_request", "_view")
+
+    def __init__(self, page: Page | BestPage, view: View, request: SearchRequest) -> None:
+        self._page, self._view, self._request = page, view, request
+
+    def __len__(self) -> int:
+        return len(self._page)
+
+    @property
+    def max_score(self) -> float | None:
+        return None if self._request.sort else self._page.max_score
+
+    def make(self) -> list[Hit]:
+        return fetch(self._page.rows, self._view, self._request)
+
+
+def _total(found: int, track: bool | int) -> Total:
     if track is True or found <= track:
         return Total(found)
     return Total(int(track), "gte")
