@@ -177,9 +177,11 @@ def skip_positions(at: int, end: int, count: int) -> int:
 
 
 @helper
-def seek(state: int, walk: int) -> int:
-    """Place a walk on the positions of its posting; the posting's frequency, or CORRUPT."""
+def seek(state: int, walk: int, doc: int) -> int:
+    """Place a walk on the positions of its posting, that of ``doc``; the posting's frequency, or CORRUPT."""
     posting = load_i64(walk + 8 * W_POSTING)
+    if posting == UNSOUGHT:
+        posting = rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc)
     clause = load_i64(state + 8 * L_CLAUSE)
     field = load_i64(clause + 8 * K_FIELD)
     term = clause + 8 * K_TERM
@@ -251,7 +253,7 @@ def step(walk: int) -> int:
 
 
 @helper
-def phrase_frequency(lists: int, walks: int, count: int) -> int:
+def phrase_frequency(lists: int, walks: int, count: int, doc: int) -> int:
     """Number of places where all terms stand at their offsets; CORRUPT if the bytes are.
 
     A term's positions are sought when all terms before it have matched once.
@@ -270,7 +272,7 @@ def phrase_frequency(lists: int, walks: int, count: int) -> int:
             wanted = start + load_i64(walk + 8 * W_OFFSET)
             current = load_i64(walk + 8 * W_CURRENT)
             if current == UNSOUGHT:
-                if seek(load_i64(lists + 8 * i), walk) < 0:
+                if seek(load_i64(lists + 8 * i), walk, doc) < 0:
                     return CORRUPT
                 current = -1
             while current < wanted:
@@ -298,11 +300,11 @@ def hit(lists: int, walks: int, required: int, count: int, doc: int, query: int,
                 return CORRUPT
             if score_of(state, doc, most) < floor_score(out):
                 return 0
-        if seek(state, walks) < 0:
+        if seek(state, walks, doc) < 0:
             return CORRUPT
         for i in range(1, required):
             store_i64(walks + WALK_BYTES * i + 8 * W_CURRENT, UNSOUGHT)
-        freq = phrase_frequency(lists, walks, required)
+        freq = phrase_frequency(lists, walks, required, doc)
         if freq <= 0:
             return freq
         store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + 1)
@@ -351,7 +353,8 @@ def search_bitmaps(
     docs = load_i64(query + 8 * Q_DOCS)
     accept = load_i64(query + 8 * Q_ACCEPT)
     mode = load_i64(query + 8 * Q_MODE)
-    counting = mode == COUNT and load_i64(query + 8 * Q_PHRASE) == 0
+    phrase = load_i64(query + 8 * Q_PHRASE) != 0
+    counting = mode == COUNT and not phrase
     for word in range(4 * r, min(4 * r + 4, (docs >> 6) + 1)):
         bits = load_u64(load_i64(load_i64(lists) + 8 * L_BITMAP) + 8 * word)
         for i in range(1, required):
@@ -366,8 +369,10 @@ def search_bitmaps(
             bits = bits & (bits - np.uint64(1))
             for i in range(required):
                 state = load_i64(lists + 8 * i)
-                store_i64(walks + WALK_BYTES * i + 8 * W_POSTING,
-                          rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc))
+                posting = UNSOUGHT
+                if i == 0 or not phrase:
+                    posting = rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc)
+                store_i64(walks + WALK_BYTES * i + 8 * W_POSTING, posting)
             if hit(lists, walks, required, count, doc, query, totals, out) < 0:
                 return CORRUPT
     store_i64(out + 8 * O_RANGES, load_i64(out + 8 * O_RANGES) + 1)
