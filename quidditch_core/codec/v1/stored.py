@@ -37,7 +37,7 @@ class StoredCodec:
 
 
 CODECS = {
-    "default": StoredCodec("default", 4 << 10, 3),
+    "default": StoredCodec("default", 2 << 10, 3),
     "diagon_best_compression": StoredCodec("diagon_best_compression", 16 << 10, 12),
 }
 
@@ -121,8 +121,10 @@ class StoredReader:
             segment.sections.need("stored", start, end - start)
             return segment.sections.section("stored").data[start:end].tobytes()
         firsts, base, _, _, _ = self._table()
-        # A number of another type than the array's would convert the whole array first.
-        unit = int(firsts.searchsorted(firsts.dtype.type(doc - base), side="right")) - 1
+        unit = -1
+        if 0 <= doc - base <= np.iinfo(firsts.dtype).max:
+            # A number of another type than the array's would convert the whole array first.
+            unit = int(firsts.searchsorted(firsts.dtype.type(doc - base), side="right")) - 1
         if not 0 <= unit < firsts.size - 1:
             raise segment.damaged("a document is in no stored unit", found=doc)
         first = firsts.item(unit) + base
