@@ -1,22 +1,24 @@
-"""What an engine must be able to do to take part. One file in ``engines/`` for each."""
+"""What an engine must be able to do to take part. One file or folder in ``engines/`` for each."""
 
 from __future__ import annotations
 
+import resource
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from benchmarks.compare.workload import Command, Document, Query
+from benchmarks.compare.workload import COMMANDS, KINDS, Command, Document, Query
 
-DEPTH = 1000
-"""How many of the best scores are compared."""
+
+class Unavailable(Exception):
+    """The engine cannot take part; the message says why."""
 
 
 class Answer(NamedTuple):
-    """How many documents match, and the best DEPTH scores, best first, in Lucene's scale."""
+    """What a command found: the total if it was asked for, else the number of hits; and Lucene's scores, best first."""
 
     found: int
     scores: list[float]
@@ -25,15 +27,27 @@ class Answer(NamedTuple):
 class Engine(ABC):
     """One engine with one index in ``directory``, on one core.
 
-    ``scored`` is False where the scoring formula differs, so that only counts can be compared. A time includes
-    making the query from its words, as a caller would.
+    A time includes making the query from its words, as a caller would. What an engine has no way to do stays out
+    of ``kinds`` and ``commands`` and is a dash in the report.
     """
 
     scored: ClassVar[bool] = True
+    """Whether scores are Lucene's BM25; where not, only numbers of documents are compared."""
+    kinds: ClassVar[Sequence[str]] = KINDS
+    commands: ClassVar[Sequence[str]] = tuple(COMMANDS)
+    deletes: ClassVar[bool] = True
+    warm_seconds: ClassVar[float] = 0
+    """How long to run the queries before anything is measured, for what is compiled while it runs."""
+    clock: ClassVar[str] = "around the call in Python"
     settings: ClassVar[str] = ""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    @classmethod
+    def check(cls) -> None:
+        """Build what must be built. Raises :class:`Unavailable` where that fails."""
+        return
 
     @property
     @abstractmethod
@@ -43,25 +57,44 @@ class Engine(ABC):
     def create(self) -> None:
         """Make an empty index, with the text indexed with positions, and id and text stored."""
 
+    def load(self, documents: Sequence[Document]) -> None:
+        """Take documents over before the clock starts; then :meth:`add` is asked to index the same."""
+        return
+
     @abstractmethod
     def add(self, documents: Sequence[Document]) -> None:
-        """Index the documents and make them durable."""
+        """Index the documents and make them durable, as a segment of their own where there are such."""
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete documents and merge nothing. Not asked of engines whose ``deletes`` is False."""
+        raise NotImplementedError
 
     @abstractmethod
     def merge(self) -> None:
-        """Merge into as few segments as the engine can, and let go of the index."""
+        """Merge into as few segments as the engine can."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the index, which is then complete on disk."""
 
     @abstractmethod
     def open(self) -> None:
         """Open the index for searching."""
 
-    @abstractmethod
-    def run(self, query: Query, command: Command) -> int:
-        """Run one command; how many documents it counted, or returned."""
+    def segments(self) -> int:
+        """How many segments the open index has."""
+        return 1
 
     @abstractmethod
-    def answer(self, query: Query) -> Answer:
-        """What :meth:`run` finds."""
+    def run(self, query: Query, command: Command) -> Any:
+        """Run one command; its result as the engine gives it. This is what is measured."""
+
+    @abstractmethod
+    def read(self, result: Any, command: Command) -> Answer:
+        """What a result of :meth:`run` says."""
+
+    def answer(self, query: Query, command: Command) -> Answer:
+        return self.read(self.run(query, command), command)
 
     def measure(self, queries: Sequence[Query], command: Command) -> list[int]:
         """Nanoseconds of each query, one after another. Engines outside of this process override it."""
@@ -73,12 +106,20 @@ class Engine(ABC):
             times.append(clock() - started)
         return times
 
+    def cpu_seconds(self) -> float:
+        """CPU time so far, of all threads."""
+        return time.process_time()
 
-def engine(name: str, directory: Path) -> Engine:
-    """The engine in ``engines/<name>.py``: its class ``Rival``."""
+    def peak_rss(self) -> int:
+        """The most bytes that were resident."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def engine(name: str) -> type[Engine]:
+    """The class ``Rival`` of ``engines/<name>``, or of a module named with dots. Raises :class:`Unavailable`."""
     try:
-        module = import_module(f"benchmarks.compare.engines.{name}")
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"engine {name!r}: {error}; see benchmarks/compare/engines/") from error
-    made: Engine = module.Rival(directory)
-    return made
+        found: type[Engine] = import_module(name if "." in name else f"benchmarks.compare.engines.{name}").Rival
+    except ImportError as error:
+        raise Unavailable(str(error)) from error
+    found.check()
+    return found

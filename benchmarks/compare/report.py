@@ -1,4 +1,5 @@
-"""Measurements as Markdown tables. A ratio is the first engine's time by the other's: below 1 the first is quicker."""
+"""Measurements as Markdown. A ratio is a rival's time by the first engine's: above 1 the first is so many times
+quicker."""
 
 from __future__ import annotations
 
@@ -6,20 +7,24 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.compare.workload import KINDS, Query
+from benchmarks.compare.timing import FASTEST, FETCH_ALONE, Row, Timing, pairs, whole
+from benchmarks.compare.workload import Query
 
-Times = dict[str, list[list[int]]]  # command -> query -> nanoseconds of each round
+SLOWER_BY, SLOWER_US = 1.5, 5.0
+"""A query is listed if it takes so many times the fastest rival's time, and so many microseconds more."""
+_SHOWN = 40
 
 
 def markdown(result: dict[str, Any], queries: Sequence[Query]) -> str:
     """The whole report."""
-    names = list(result["built"])
     parts = [_head(result), _indexing(result["built"])]
-    if "times" in result:
-        parts += [_answers(result), _opening(result["opened"])]
-        parts += [_searching(names[0], other, result["times"], queries) for other in names[1:]]
-        if len(names) == 1:
-            parts.append(_alone(names[0], result["times"][names[0]], queries))
+    if result.get("times"):
+        timing = Timing(result, queries)
+        parts += [_answers(result), _opening(result["opened"], timing)]
+        parts += [_times("Totals, ms: the sum over the queries of each one's least time.", timing, _total),
+                  _times("Medians, µs: over the queries, of each one's median time.", timing, _median)]
+        if len(timing.engines) > 1:
+            parts += [_ratios(timing), _slower(timing)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -27,7 +32,13 @@ def _head(result: dict[str, Any]) -> str:
     facts = result["conditions"]
     lines = [f"{facts['machine']}, {facts['system']}; load average {facts['load_before']:.2f} before and "
              f"{facts['load_after']:.2f} after; {facts['text']}."]
-    lines += [f"- {name} {built['version']}: {built['settings']}" for name, built in result["built"].items()]
+    if facts["deletes"]:
+        lines[0] += f" {facts['deletes']:.1%} of the documents are deleted."
+    if facts["asked_segments"] > 1:
+        lines[0] += f" Committed in {facts['asked_segments']} parts, not merged."
+    lines += [f"- {name} {built['version']}: {built['settings']}; measured {built['clock']}"
+              for name, built in result["built"].items()]
+    lines += [f"- {name}: skipped, {why}" for name, why in result["skipped"].items()]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
@@ -37,66 +48,118 @@ def _indexing(built: dict[str, Any]) -> str:
         cpu = cost["index"]["cpu"]
         rows.append([
             name, f"{cost['documents']:,}", f"{cost['text_bytes'] / 1e6:.1f}", f"{cost['index']['wall']:.2f}",
-            f"{cpu:.2f}", f"{cost['documents'] / cpu:,.0f}", f"{cost['text_bytes'] / cpu / 1e6:.2f}",
+            f"{cpu:.2f}", _rate(cost["documents"], cpu, ",.0f"), _rate(cost["text_bytes"] / 1e6, cpu, ".2f"),
             f"{cost['merge']['cpu']:.2f}", f"{cost['bytes'] / 1e6:.1f}",
             f"{cost['bytes'] / cost['text_bytes']:.2f}", f"{cost['peak_rss'] / 1e6:,.0f}"])
-    head = ["indexing", "documents", "text MB", "wall s", "CPU s", "docs/CPU s", "MB/CPU s", "merge CPU s", "index MB",
-            "of text", "peak RSS MB"]
-    return _table(head, rows)
+    head = ["indexing", "documents", "text MB", "wall s", "CPU s", "docs/CPU s", "MB/CPU s", "merge, close CPU s",
+            "index MB", "of text", "peak RSS MB"]
+    return "Indexing, measured when each index was built.\n\n" + _table(head, rows)
+
+
+def _rate(amount: float, seconds: float, form: str) -> str:
+    return format(amount / seconds, form) if seconds > 0 else "-"
 
 
 def _answers(result: dict[str, Any]) -> str:
     differences: list[str] = result["differences"]
-    if len(result["built"]) == 1:
+    first, *others = result["opened"]
+    if not others:
         return "Answers: nobody to compare with."
     if not differences:
-        return "Answers: counts equal, and scores of the best 1,000 where the formula is the same."
+        scored = [name for name in others if result["opened"][name]["scored"] and result["opened"][first]["scored"]]
+        return (f"Answers, of every measured command and query: the numbers of documents equal {first}'s for "
+                f"{', '.join(others)}; the scores, rank by rank, for {', '.join(scored) or 'none'}, whose formula is "
+                "the same.")
     shown = differences[:20]
     more = [f"- and {len(differences) - len(shown)} more"] if len(differences) > len(shown) else []
     return "\n".join([f"Answers: {len(differences)} differ.", "", *(f"- {each}" for each in shown), *more])
 
 
-def _opening(opened: dict[str, Any]) -> str:
-    return _table(["ms", "open", "first query"],
-                  [[name, f"{cost['open_ms']:.1f}", f"{cost['first_query_ms']:.1f}"] for name, cost in opened.items()])
+def _opening(opened: dict[str, Any], timing: Timing) -> str:
+    rows = [[name, str(cost["segments"]), f"{cost['open_ms']:.1f}", f"{cost['first_query_ms']:.1f}",
+             f"{cost['warm_s']:.0f}", str(timing.rounds[name])] for name, cost in opened.items()]
+    return _table(["engine", "segments", "open ms", "first query ms", "warmed s", "rounds"], rows)
 
 
-def _searching(ours: str, theirs: str, times: dict[str, Times], queries: Sequence[Query]) -> str:
-    """Totals and medians of two engines, by command and kind of query."""
+def _total(row: Row, chosen: list[int]) -> str:
+    times = whole(row, chosen)
+    return f"{sum(times) / 1e3:,.2f}" if times else "-"
+
+
+def _median(row: Row, chosen: list[int]) -> str:
+    times = whole(row, chosen)
+    return f"{median(times):,.1f}" if times else "-"
+
+
+def _times(title: str, timing: Timing, cell: Any) -> str:
+    """A row for each command and kind of query, a column for each engine."""
+    times = timing.best if cell is _total else timing.typical
     rows = []
-    for command in times[ours]:
-        for kind, chosen in _kinds(queries):
-            best, typical = ([[reduce(times[name][command][i]) / 1e3 for i in chosen] for name in (ours, theirs)]
-                             for reduce in (min, median))
-            ratios = [our / their for our, their in zip(*best, strict=True)]
-            rows.append([
-                command, kind, str(len(chosen)), *(f"{sum(each):,.0f}" for each in best),
-                f"{sum(best[0]) / sum(best[1]):.2f}", *(f"{median(each):,.1f}" for each in typical),
-                f"{median(ratios):.2f}", f"{max(ratios):.1f}",
-                str(sum(ratio < 1 for ratio in ratios))])
-    head = ["command", "queries", "n", f"{ours} total", f"{theirs} total", "ratio of totals", f"{ours} median",
-            f"{theirs} median", "median ratio", "worst ratio", f"{ours} quicker"]
-    note = ("µs. Totals are over each query's least time, medians over each query's median time, ratios are of "
-            "least times.")
-    return f"{ours} and {theirs}, {note}\n\n{_table(head, rows)}"
+    for command in timing.commands:
+        for kind, chosen in timing.groups(command):
+            rows.append([command, kind, str(len(chosen)),
+                         *(cell(times[name].get(command, [None] * len(timing.queries)), chosen)
+                           for name in timing.engines)])
+    return f"{title}\n\n" + _table(["command", "queries", "n", *timing.engines], rows)
 
 
-def _alone(name: str, times: Times, queries: Sequence[Query]) -> str:
+def _ratios(timing: Timing) -> str:
+    """How many times quicker the first is than each rival, and than the faster of FASTEST."""
+    first, *others = timing.engines
+    fast = [name for name in others if name in FASTEST]
+    title = f"the faster of {' and '.join(fast)}"
     rows = []
-    for command, of_queries in times.items():
-        for kind, chosen in _kinds(queries):
-            best, typical = ([reduce(of_queries[i]) / 1e3 for i in chosen] for reduce in (min, median))
-            rows.append([command, kind, str(len(chosen)), f"{sum(best):,.0f}", f"{median(typical):,.1f}"])
-    return f"{name}, µs.\n\n" + _table(["command", "queries", "n", "total of least", "median of medians"], rows)
+    for command in timing.commands:
+        ours = timing.best[first][command]
+        columns = [timing.best[name].get(command, [None] * len(timing.queries)) for name in others]
+        if len(fast) > 1:
+            columns.insert(0, timing.faster(command, fast))
+        for kind, chosen in timing.groups(command):
+            cells = [_ratio(pairs(ours, theirs, chosen), len(chosen)) for theirs in columns]
+            rows.append([command, kind, str(len(chosen)), *cells])
+    head = ["command", "queries", "n", *([title] if len(fast) > 1 else []), *others]
+    return (f"How many times quicker {first} is: ratio of the totals / median of the ratios of each query, of least "
+            f"times.\n\n{_table(head, rows)}")
 
 
-def _kinds(queries: Sequence[Query]) -> list[tuple[str, list[int]]]:
-    """The numbers of the queries of each kind, then of all."""
-    chosen = [(kind, [i for i, query in enumerate(queries) if query.kind == kind]) for kind in KINDS]
-    return [(kind, some) for kind, some in chosen if some] + [("all", list(range(len(queries))))]
+def _ratio(both: list[tuple[float, float]], wanted: int) -> str:
+    if len(both) < wanted or sum(our for our, _ in both) == 0:
+        return "-"
+    totals = sum(their for _, their in both) / sum(our for our, _ in both)
+    each = [their / our for our, their in both if our > 0]
+    return f"{totals:.2f} / {median(each):.2f}"
+
+
+def _slower(timing: Timing) -> str:
+    """The queries on which some rival is clearly quicker."""
+    first, *others = timing.engines
+    found = []
+    for command in timing.commands:
+        if command == FETCH_ALONE:
+            continue
+        for at, our in enumerate(timing.best[first][command]):
+            theirs = [(time, name) for name in others
+                      if (time := timing.best[name].get(command, [None] * len(timing.queries))[at]) is not None]
+            if our is None or not theirs:
+                continue
+            best, name = min(theirs)
+            if our > SLOWER_BY * best and our > best + SLOWER_US:
+                found.append((our / best, [command, str(timing.queries[at]).replace("|", "\\|"), f"{our:,.1f}", name,
+                                           f"{best:,.1f}", f"{our / best:.2f}"]))
+    limit = f"more than {SLOWER_BY:g} times and {SLOWER_US:g} µs slower than the fastest rival"
+    if not found:
+        return f"Queries {limit}: none."
+    found.sort(key=lambda each: -each[0])
+    more = f" The worst {_SHOWN} of them:" if len(found) > _SHOWN else ""
+    asked = sum(time is not None for command in timing.commands if command != FETCH_ALONE
+                for time in timing.best[first][command])
+    return (f"Queries {limit}: {len(found)} of {asked} (every command counts).{more}\n\n"
+            + _table(["command", "query", f"{first} µs", "rival", "its µs", "times slower"],
+                     [row for _, row in found[:_SHOWN]]))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Words to the left, numbers to the right."""
-    rule = ["---:" if all(row[at][:1].isdigit() for row in rows) else "---" for at in range(len(head))]
+    rule = ["---:" if all(row[at][:1].isdigit() or row[at] == "-" for row in rows) else "---"
+            for at in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])

@@ -1,11 +1,13 @@
-"""What all engines are given: documents, queries, and the commands of search-benchmark-game."""
+"""What all engines are given: documents, which of them to delete, queries, and search-benchmark-game's commands."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 KINDS = ("term", "intersection", "union", "phrase")
@@ -33,18 +35,22 @@ class Query(NamedTuple):
 
 
 class Command(NamedTuple):
-    """The best ``k`` documents, and if ``counts`` how many match."""
+    """The best ``k`` documents; if ``counts``, how many match; if ``fetches``, id and text of the ``k`` as well.
+
+    Without ``counts`` no engine is asked for a total.
+    """
 
     name: str
     k: int
     counts: bool
+    fetches: bool = False
 
 
 COMMANDS = {
     command.name: command
     for command in (
         Command("TOP_10", 10, False), Command("TOP_100", 100, False), Command("TOP_1000", 1000, False),
-        Command("COUNT", 0, True), Command("TOP_10_COUNT", 10, True),
+        Command("COUNT", 0, True), Command("TOP_10_COUNT", 10, True), Command("FETCH_10", 10, False, True),
     )
 }
 
@@ -65,6 +71,12 @@ def read_documents(path: Path, limit: int | None, *, raw: bool) -> list[Document
             if text:
                 documents.append(Document(found["id"], text))
     return documents
+
+
+def deleted(documents: Sequence[Document], share: float) -> list[str]:
+    """The ids of a random ``share`` of the documents, the same for every engine."""
+    chosen = Random(5).sample(range(len(documents)), round(share * len(documents)))
+    return [documents[at].id for at in chosen]
 
 
 def read_queries(path: Path) -> list[Query]:

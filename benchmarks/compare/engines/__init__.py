@@ -1,1 +1,1 @@
-"""The engines that can be compared, a file each: a class ``Rival`` that derives from ``Engine``."""
+"""The engines that can be compared, a file or folder each: a class ``Rival`` that derives from ``Engine``."""

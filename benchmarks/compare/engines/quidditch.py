@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import quidditch_core as qc
-from benchmarks.compare.engine import DEPTH, Answer, Engine
+from benchmarks.compare.engine import Answer, Engine
 from benchmarks.compare.workload import Command, Document, Query
 from quidditch_core import query as q
 
 
 class Rival(Engine):
-    """Query objects in, hits with ids and scores out; no sources, as no other engine fetches them."""
+    """Query objects in, hits with ids and scores out; sources only where a command fetches them."""
 
-    settings = "analyzer standard, refresh_interval -1, otherwise defaults"
+    settings = "analyzer standard, refresh_interval -1, otherwise defaults; ids are part of every hit"
 
     @property
     def version(self) -> str:
-        from importlib.metadata import PackageNotFoundError, version
-
         try:
             return version("quidditch-core")
         except PackageNotFoundError:
@@ -36,23 +36,39 @@ class Rival(Engine):
         assert not report.failed, report
         self._index.flush()
 
+    def delete(self, ids: Sequence[str]) -> None:
+        self._index.put_settings({"index.translog.durability": "async"})  # one sync for all of them
+        for id in ids:
+            self._index.delete(id)
+        self._index.flush()
+
     def merge(self) -> None:
         self._index.merge(max_segments=1)
+
+    def close(self) -> None:
         self._index.close()
 
     def open(self) -> None:
         self._index = qc.open(self.directory, read_only=True)
 
-    def run(self, query: Query, command: Command) -> int:
+    def segments(self) -> int:
+        return len(self._index.segments())
+
+    def run(self, query: Query, command: Command) -> Any:
         if command.k == 0:
             return self._index.count(_query(query))
-        result = self._index.search(_query(query), size=command.k, source=False, track_total_hits=command.counts)
-        return result.total.value if result.total is not None else len(result.hits)
+        result = self._index.search(_query(query), size=command.k, source=command.fetches,
+                                    track_total_hits=command.counts)
+        if command.fetches:
+            for hit in result.hits:
+                assert hit.source is not None  # decodes it
+        return result
 
-    def answer(self, query: Query) -> Answer:
-        result = self._index.search(_query(query), size=DEPTH, source=False, track_total_hits=True)
-        assert result.total is not None
-        return Answer(result.total.value, [hit.score for hit in result.hits if hit.score is not None])
+    def read(self, result: Any, command: Command) -> Answer:
+        if command.k == 0:
+            return Answer(result, [])
+        scores = [hit.score for hit in result.hits]
+        return Answer(result.total.value if command.counts else len(scores), scores)
 
 
 def _query(query: Query) -> q.Query:

@@ -1,4 +1,4 @@
-"""SQLite's FTS5: another ranking formula, so only its counts can be compared."""
+"""SQLite's FTS5: another ranking formula, so only its numbers of documents can be compared."""
 
 from __future__ import annotations
 
@@ -33,9 +33,19 @@ class Rival(Engine):
             self._database.executemany("insert into document values (?, ?, ?)", rows)
             self._database.executemany("insert into words (rowid, text) values (?, ?)", [(n, t) for n, _, t in rows])
 
+    def delete(self, ids: Sequence[str]) -> None:
+        with self._database:
+            for id in ids:
+                number, text = self._database.execute(
+                    "select number, text from document where id = ?", (id,)).fetchone()
+                self._database.execute("insert into words (words, rowid, text) values ('delete', ?, ?)", (number, text))
+                self._database.execute("delete from document where number = ?", (number,))
+
     def merge(self) -> None:
         with self._database:
             self._database.execute("insert into words (words) values ('optimize')")
+
+    def close(self) -> None:
         self._database.close()
 
     def open(self) -> None:
@@ -46,16 +56,19 @@ class Rival(Engine):
         self._database.executescript(
             "pragma synchronous = off; pragma cache_size = -256000; pragma mmap_size = 4000000000")
 
-    def run(self, query: Query, command: Command) -> int:
+    def run(self, query: Query, command: Command) -> tuple[int, list[float]]:
         text = _text(query)
-        found = 0
+        hits = []
         if command.k:
             statement = "select rowid, rank from words where words match ? order by rank limit ?"
-            found = len(self._database.execute(statement, (text, command.k)).fetchall())
-        return self._count(text) if command.counts else found
+            hits = self._database.execute(statement, (text, command.k)).fetchall()
+        if command.fetches:
+            for rowid, _ in hits:
+                self._database.execute("select id, text from document where number = ?", (rowid,)).fetchone()
+        return (self._count(text) if command.counts else len(hits)), [-rank for _, rank in hits]
 
-    def answer(self, query: Query) -> Answer:
-        return Answer(self._count(_text(query)), [])
+    def read(self, result: tuple[int, list[float]], command: Command) -> Answer:
+        return Answer(*result)
 
     def _count(self, text: str) -> int:
         count: int = self._database.execute("select count(*) from words where words match ?", (text,)).fetchone()[0]

@@ -1,7 +1,7 @@
 """tantivy as Python sees it, the package tantivy-py.
 
 That is not tantivy at its best: this package collects through a MultiCollector, which takes the pruning out of
-top-k, and it has no counting without scoring (COUNT asks for one document and the count).
+top-k, and it has no counting without scoring (COUNT asks for one document and the count). ``native_tantivy`` is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import tantivy
 
-from benchmarks.compare.engine import DEPTH, Answer, Engine
+from benchmarks.compare.engine import Answer, Engine
 from benchmarks.compare.workload import Command, Document, Query
 
 _K1_PLUS_1 = 2.2  # tantivy's scores keep this factor
@@ -22,7 +22,8 @@ class Rival(Engine):
     """Query objects in, (score, address) out: building queries is quicker than ``parse_query``, and does not
     collapse repeated words."""
 
-    settings = "default tokenizer, one thread, writer heap of 3 GB, id and text stored"
+    settings = ("tantivy-py, default tokenizer, one thread, writer heap of 3 GB, id and text stored; its merge policy "
+                "cannot be chosen")
 
     @property
     def version(self) -> str:
@@ -41,7 +42,15 @@ class Rival(Engine):
             self._writer.add_document(tantivy.Document(id=id, text=text))
         self._writer.commit()
 
+    def delete(self, ids: Sequence[str]) -> None:
+        for id in ids:
+            self._writer.delete_documents_by_term("id", id)
+        self._writer.commit()
+
     def merge(self) -> None:
+        """By its own policy, which may leave several segments."""
+
+    def close(self) -> None:
         self._writer.wait_merging_threads()
 
     def open(self) -> None:
@@ -49,16 +58,22 @@ class Rival(Engine):
         self._schema = self._index.schema
         self._searcher = self._index.searcher()
 
-    def run(self, query: Query, command: Command) -> int:
-        result = self._search(query, max(1, command.k), command.counts)
-        return result.count if command.counts else len(result.hits)
+    def segments(self) -> int:
+        count: int = self._searcher.num_segments
+        return count
 
-    def answer(self, query: Query) -> Answer:
-        result = self._search(query, DEPTH, True)
-        return Answer(result.count, [score / _K1_PLUS_1 for score, _ in result.hits])
+    def run(self, query: Query, command: Command) -> Any:
+        result = self._searcher.search(self._query(query), limit=max(1, command.k), count=command.counts)
+        if command.fetches:
+            for _, address in result.hits:
+                document = self._searcher.doc(address)
+                assert document["id"]
+                assert document["text"]
+        return result
 
-    def _search(self, query: Query, limit: int, count: bool) -> Any:
-        return self._searcher.search(self._query(query), limit=limit, count=count)
+    def read(self, result: Any, command: Command) -> Answer:
+        scores = [score / _K1_PLUS_1 for score, _ in result.hits][: command.k]
+        return Answer(result.count if command.counts else len(scores), scores)
 
     def _query(self, query: Query) -> Any:
         kind, terms = query
