@@ -82,6 +82,9 @@ def pruned(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float, in
     keys: NDArray[np.int64] | None = ready.best(limit)
     found = ready.number()
     assert keys is not None
+    both, number = ready.best_and_number(limit)
+    assert both is not None
+    assert (both.tolist(), number) == (keys.tolist(), found)
     assert found is not None
     scores = (keys >> 32).astype(np.int32).view(np.float32)
     numbers = 0xFFFFFFFF - (keys & 0xFFFFFFFF)

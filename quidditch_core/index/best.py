@@ -105,13 +105,12 @@ def shape_of(plan: Plan) -> Shape | None:
 class Prepared:
     """A query that the kernels can run on a view. What does not change between searches is made once."""
 
-    __slots__ = ("_accepted", "_count", "_top", "_view", "shape")
+    __slots__ = ("_accepted", "_calls", "_view", "shape")
 
     def __init__(self, shape: Shape, view: View) -> None:
         self.shape = shape
         self._view = view
-        self._top: _Described | None = None
-        self._count: _Described | None = None
+        self._calls: dict[int, _Described] = {}
         self._accepted: dict[int, NDArray[np.uint64] | None] = {}
 
     def best(self, limit: int) -> NDArray[np.int64] | None:
@@ -119,9 +118,21 @@ class Prepared:
 
         None where the view is too large for the kernels, or the query too wide.
         """
-        call = self._top
+        return self._best(limit, intersection.TOP)
+
+    def best_and_number(self, limit: int) -> tuple[NDArray[np.int64] | None, int | None]:
+        """Both of :meth:`best` and :meth:`number`, in one pass where two would read the same."""
+        if self.shape.phrase is None:
+            return self.best(limit), self.number()
+        keys = self._best(limit, intersection.BOTH)
+        if keys is None or self._calls[intersection.BOTH].clauses == 0:
+            return keys, None if keys is None else 0
+        return keys, _local.work.out.item(collector.O_FOUND)
+
+    def _best(self, limit: int, mode: int) -> NDArray[np.int64] | None:
+        call = self._calls.get(mode)
         if call is None:
-            call = self._top = self._describe(intersection.TOP)
+            call = self._calls[mode] = self._describe(mode)
         if call.clauses <= 0:
             return _NO_KEYS if call.clauses == 0 else None
         limit = min(limit, self._view.bases[-1])
@@ -136,9 +147,9 @@ class Prepared:
         if filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions:
             term = (required or optional)[0]
             return self._view.document_frequency(term.field, term.term)
-        call = self._count
+        call = self._calls.get(intersection.COUNT)
         if call is None:
-            call = self._count = self._describe(intersection.COUNT)
+            call = self._calls[intersection.COUNT] = self._describe(intersection.COUNT)
         if call.clauses <= 0:
             return 0 if call.clauses == 0 else None
         work = _local.work

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ..dsl import SearchRequest, SortKey
 from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
-from ..segment import Segment, docs_of
+from ..segment import Segment, bit_count, docs_of, full_bitmap
 from . import columns, postings
 from .best import Prepared
 from .execute import bitmap, count, scored, top
-from .plan import NothingPlan, Plan
+from .plan import AllPlan, NothingPlan, Plan
 from .view import View
 
 SCORE, DOC = "_score", "_doc"
@@ -99,12 +99,16 @@ def count_all(plan: Plan, view: View) -> int:
 
 def collect_best(query: Prepared, view: View, request: SearchRequest) -> BestPage | None:
     """The page of a request that sorts by score, from the pruned kernels; None if they cannot tell."""
-    found: int | None = 0
+    found: int | None
     track = request.track_total_hits
-    if track is not False:
-        surely = query.at_least() if track is not True else 0
-        found = surely if surely > track else query.number()
-    keys = query.best(request.from_ + request.size) if request.size else _NO_KEYS
+    size = request.from_ + request.size if request.size else 0
+    keys: NDArray[np.int64] | None = _NO_KEYS
+    surely = query.at_least() if track is not True and track is not False else 0
+    if track is not False and surely <= track:
+        keys, found = query.best_and_number(size) if size else (_NO_KEYS, query.number())
+    else:
+        found = surely
+        keys = query.best(size) if size else _NO_KEYS
     if keys is None or found is None:
         return None
     return BestPage(keys, found, view, request)
@@ -197,11 +201,14 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
             break
         if wants_score:
             docs, scores = scored(plan, leaf.segment, leaf.live)
+            found += docs.size
         else:
-            matching = bitmap(plan, leaf.segment)
-            docs = docs_of(matching if leaf.live is None else matching & leaf.live, leaf.segment.docs)
+            matching = None if isinstance(plan, AllPlan) else bitmap(plan, leaf.segment)
+            if leaf.live is not None:
+                matching = leaf.live if matching is None else matching & leaf.live
+            found += leaf.segment.docs if matching is None else bit_count(matching)
+            docs = _candidates(leaf.segment, matching, keys, size)
             scores = np.zeros(0, np.float32)
-        found += docs.size
         if size:
             entries += _best_of_leaf(leaf.segment, number, view.bases[number], docs, scores, keys, size)
     # Sorting by the last key first, stably, leaves ties in (segment, document) order.
@@ -209,6 +216,22 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
         entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)
     rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
     return Page(rows, found, None)
+
+
+def _candidates(
+    segment: Segment, matching: NDArray[np.uint64] | None, keys: list[_Key], size: int,
+) -> NDArray[np.uint32]:
+    """Documents of a bitmap (None: all) among which the first ``size`` are: no more, where one column decides."""
+    if not size:
+        return np.zeros(0, np.uint32)
+    first = keys[0]
+    if first.field not in (SCORE, DOC) and first.missing in ("_last", "_first") and all(
+            key.field == DOC and not key.descending for key in keys[1:]):
+        found = columns.first_docs(segment, first.field, matching, size, descending=first.descending,
+                                   missing_first=first.missing == "_first")
+        if found is not None:
+            return found.astype(np.uint32)
+    return docs_of(full_bitmap(segment.docs) if matching is None else matching, segment.docs)
 
 
 def _best_of_leaf(

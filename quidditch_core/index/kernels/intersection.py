@@ -326,7 +326,7 @@ def hit(lists: int, walks: int, required: int, count: int, doc: int, query: int,
         if i + 1 < count:
             left -= np.float64(load_f32(state + 8 * L_UNIT)
                                * np.float32(load_u8(load_i64(state + 8 * L_RANGES) + (doc >> RANGE_SHIFT))))
-            if must + left < floor and mode == TOP:
+            if must + left < floor:
                 return 0
     should = 0.0
     for i in range(required, count):
