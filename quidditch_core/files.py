@@ -7,7 +7,8 @@ in which a tier hands out an immutable byte string; a codec reads through it and
 What is durable when (an implementation promises no more than this):
 
 =====================  ==========================================================================
-append, truncate       nothing until ``fsync`` returns: a crash may lose, tear or zero these bytes
+append, pwrite,        nothing until ``fsync`` returns: a crash may lose, tear or zero these bytes
+truncate
 fsync                  the bytes and the length of this file, but not its name
 open that creates,     nothing until ``sync_dir`` of the directory that holds the name; a rename is
 rename, unlink, mkdir  atomic, so that after a crash there is the old file or the new one
@@ -39,7 +40,7 @@ PAGE_SIZE: Final = 1 << 16
 TEMP: Final = ".tmp"
 """Suffix of a file that is being written; whoever lists a directory passes over such names."""
 
-Mode = Literal["r", "w", "a"]
+Mode = Literal["r", "w", "a", "u"]
 Bytes = bytes | bytearray | memoryview
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -59,6 +60,9 @@ class File(Protocol):
     def append(self, data: Bytes) -> None:
         """Write all of ``data`` at the end. When it fails, part of it may be there."""
 
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        """Write all of ``data`` at ``offset`` of a file opened to update. When it fails, part of it may be there."""
+
     def pread(self, offset: int, size: int) -> bytes:
         """Read ``size`` bytes at ``offset``; fewer only where the file ends."""
 
@@ -66,7 +70,7 @@ class File(Protocol):
         """Length in bytes."""
 
     def truncate(self, size: int) -> None:
-        """Cut the file to ``size`` bytes."""
+        """Cut the file to ``size`` bytes, or make it that long by zeros."""
 
     def fsync(self) -> None:
         """Return when bytes and length are durable. After an error nothing is known: never call it again."""
@@ -91,7 +95,8 @@ class Files(Protocol):
     """A place that holds directories of files; durability as in the table above. Errors: `StorageError`."""
 
     def open(self, path: str, mode: Mode) -> File:
-        """Open to read (``r``), to write in place of any old file (``w``), or to append, creating (``a``)."""
+        """Open to read (``r``), to write in place of any old file (``w``), to append, creating (``a``), or to update
+        a file that is there (``u``)."""
 
     def rename(self, old: str, new: str) -> None:
         """Give ``old`` the name ``new``, atomically replacing what had it."""
@@ -216,6 +221,7 @@ _FLAGS: Final = {
     "r": os.O_RDONLY,
     "w": os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND,
     "a": os.O_RDWR | os.O_CREAT | os.O_APPEND,
+    "u": os.O_RDWR,
 }
 # fdatasync also writes the length, as long as that is needed to read the data back.
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -243,6 +249,18 @@ class OsFile:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        rest = memoryview(data)
+        if rest.nbytes == 0:
+            return
+        rest = rest.cast("B")
+        try:
+            while rest:
+                written = os.pwrite(self._fd, rest, offset)
+                rest, offset = rest[written:], offset + written
+        except OSError as cause:  # without the context manager: every acknowledged write passes here
+            raise storage_error("write", self.path, cause) from cause
+
     def pread(self, offset: int, size: int) -> bytes:
         with _asking_to("read", self.path):
             data = os.pread(self._fd, size, offset)
@@ -259,11 +277,13 @@ class OsFile:
             os.ftruncate(self._fd, size)
 
     def fsync(self) -> None:
-        with _asking_to("sync", self.path):
+        try:
             if _FULL_SYNC is None:
                 _sync(self._fd)
             else:
                 fcntl.fcntl(self._fd, _FULL_SYNC)
+        except OSError as cause:
+            raise storage_error("sync", self.path, cause) from cause
 
     def map(self) -> memoryview:
         with _asking_to("map", self.path):

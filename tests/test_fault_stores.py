@@ -402,6 +402,25 @@ def test_a_crash_drops_locks(files: CrashFiles) -> None:
     assert files.after_crash(0, "kill").open("/a", "r").lock(shared=False)
 
 
+def test_writes_in_place_may_be_lost_torn_or_zero(files: CrashFiles) -> None:
+    file = files.open("/a", "a")
+    file.append(bytes(1190))
+    file.fsync()
+    with pytest.raises(StorageError):
+        file.pwrite(0, b"x")  # the system would append
+    files.open("/a", "u").pwrite(10, b"a" * 1000)
+    start, old, new = b"0123456789", bytes(1000), b"a" * 1000
+    assert after(files, "drop") == {start + old + bytes(190)}
+    assert after(files, "kill") == after(files, "rename") == {start + new + bytes(190)}
+    assert after(files, "reorder") == {start + some + bytes(190) for some in (old, new)}
+    torn = {data[10:1010].rstrip(b"\0") for data in after(files, "tear") if data}
+    assert {b"", b"a" * 502} < torn
+    assert all(new.startswith(part) for part in torn)
+    assert start + b"a" * 502 + bytes(688) in after(files, "zero")
+    with pytest.raises(StorageError):
+        files.open("/b", "u")
+
+
 def test_equal_seeds_give_equal_disks(files: CrashFiles) -> None:
     for number in range(20):
         files.open(f"/f{number}", "w").append(hashlib.sha512(bytes([number])).digest() * 20)
@@ -441,14 +460,15 @@ def test_lasting_failures(files: CrashFiles) -> None:
 
 
 @pytest.mark.parametrize("operation", [
-    "open", "append", "pread", "size", "truncate", "fsync", "map", "lock", "linked", "rename", "unlink", "sync_dir",
-    "listdir", "exists", "mkdir", "space",
+    "open", "append", "pwrite", "pread", "size", "truncate", "fsync", "map", "lock", "linked", "rename", "unlink",
+    "sync_dir", "listdir", "exists", "mkdir", "space",
 ])
 def test_every_operation_can_fail(files: CrashFiles, operation: str) -> None:
     files.mkdir("/d")
     file = files.open("/a", "a")
     calls: dict[str, Callable[[], object]] = {
-        "open": lambda: files.open("/b", "w"), "append": lambda: file.append(b"x"), "pread": lambda: file.pread(0, 1),
+        "open": lambda: files.open("/b", "w"), "append": lambda: file.append(b"x"),
+        "pwrite": lambda: files.open("/a", "u").pwrite(0, b"x"), "pread": lambda: file.pread(0, 1),
         "size": file.size, "truncate": lambda: file.truncate(3), "fsync": file.fsync, "map": file.map,
         "lock": lambda: file.lock(shared=True), "linked": file.linked, "rename": lambda: files.rename("/a", "/c"),
         "unlink": lambda: files.unlink("/c"), "sync_dir": lambda: files.sync_dir("/"),

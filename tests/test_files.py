@@ -65,6 +65,24 @@ def test_append_and_read(tmp_path: Path) -> None:
     assert files.open(path, "w").size() == 0
 
 
+def test_update_in_place(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    with pytest.raises(StorageError, match="No such file"):
+        OS_FILES.open(path, "u")
+    OS_FILES.open(path, "w").append(b"0123456789")
+    file = OS_FILES.open(path, "u")
+    for offset, data in ((2, b"ab"), (8, bytearray(b"cdef")), (5, memoryview(b"x")), (1, b"")):
+        file.pwrite(offset, data)
+    assert file.pread(0, 99) == b"01ab4x67cdef"
+    file.pwrite(0, memoryview(np.arange(2, dtype="<u2")))
+    file.truncate(14)
+    file.fsync()
+    assert OS_FILES.open(path, "r").pread(0, 99) == b"\0\0\1\x004x67cdef\0\0"
+    with pytest.raises(StorageError, match=r"cannot write: Bad file descriptor") as error:
+        OS_FILES.open(path, "r").pwrite(0, b"x")
+    assert error.value.path == path
+
+
 def test_names(tmp_path: Path) -> None:
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     file = OS_FILES.open(a, "w")

@@ -332,6 +332,15 @@ def test_a_log_that_is_damaged(index: Path, good: Documents, to: Path) -> None:
     assert "operations 154 to 154 are not in the log" in str(report)
 
 
+def test_a_log_that_is_longer_than_its_batches(index: Path, good: Documents, to: Path) -> None:
+    [log] = index.glob("translog/translog-*")
+    log.write_bytes(log.read_bytes() + bytes(5_000))
+    assert check(index).ok
+    report = repair(index, to)
+    assert (report.lost, report.unknown, report.mended) == ([], [], [])
+    assert read(to) == good
+
+
 def test_a_log_that_is_older_than_the_segments(tmp_path: Path, to: Path) -> None:
     """Without a manifest nobody knows where the log begins; what is newer counts all the same."""
     path = tmp_path / "books"

@@ -37,10 +37,9 @@ from . import ids, store
 from . import manifest as manifests
 from .examine import examine
 from .findings import Findings
-from .manifest import Hold, Manifest, SegmentEntry
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, Manifest, SegmentEntry
 from .verify import Numbers, is_object, verify
 from .view import View
-from .writer import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY
 
 Bitmap = NDArray[np.uint64]
 

@@ -8,10 +8,10 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,18 +38,25 @@ from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
 from ..tiering.local import LocalTier
-from . import ids, incoming, store
+from . import ids, incoming, inputs, store
 from . import manifest as manifests
 from .background import Worker
-from .check import Progress, check_index
 from .disk import DiskWatch
-from .holding import Version
-from .lock import WriterLock
-from .maintenance import Maintenance, MergeCancelled
-from .manifest import Hold
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
-from .writer import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Writer, new_manifest
+
+if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
+    from .check import Progress
+    from .holding import Version
+    from .writer import Writer
+
+FEW = 32
+"""Documents of a bulk that are indexed one by one if one of them is unusual."""
+PATIENCE = 15
+"""Runs of a bulk that are indexed one by one, without another try, after one of which most had to be."""
+FLUSH_AHEAD = 0.75
+"""Share of the log's threshold at which a flush begins in the background; at the threshold writers wait for it."""
 
 
 def create(
@@ -73,6 +80,9 @@ def create(
 
 def _create(files: Files, directory: str, mapping: Mapping, settings: Settings, *, background: bool = True) -> Index:
     """`create` on any `Files`."""
+    from .lock import WriterLock
+    from .writer import Writer, new_manifest
+
     if manifests.generations(files, directory):
         raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
     ensure_directory(files, directory)
@@ -114,6 +124,9 @@ def _open(
     """`open` on any `Files`."""
     if read_only:
         return Index(files, directory, hold=manifests.hold(files, directory))
+    from .lock import WriterLock
+    from .writer import Writer
+
     if not manifests.generations(files, directory):
         raise IndexNotFoundError("no index here", path=directory, fix="check the path, or create the index")
     lock = WriterLock.acquire(directory, lock_timeout, files=files)
@@ -146,6 +159,8 @@ class Index:
         self._following = threading.RLock()
         self._opened: dict[str, Segment] = {}
         if writer is not None:
+            from .maintenance import Maintenance
+
             self._maintenance = Maintenance(writer)
         else:
             assert hold is not None
@@ -208,11 +223,14 @@ class Index:
             finally:
                 ticket = writer.logged()
         writer.log.acknowledge(ticket)
-        if writer.log.size >= writer.settings.translog_flush_threshold_size:
+        if writer.log_fills(FLUSH_AHEAD):
             self._wake()
 
     def _make_room(self, writer: Writer) -> None:
-        """Bound memory before an operation: seal a full buffer, flush when segments in memory are as large again."""
+        """Bound log and memory before an operation: flush a log at its threshold; seal a full buffer, and flush when
+        segments in memory are as large again."""
+        if writer.log_fills(1.0):
+            self._maintenance.flush_log(1.0)
         if not writer.buffer_full:
             return
         with writer.lock:
@@ -222,33 +240,70 @@ class Index:
         if full:
             self._maintenance.flush()
 
-    def bulk(self, docs: Iterable[dict[str, Any] | bytes | str], *, id: str | None = None,
-             progress: bool = False) -> BulkReport:
+    def bulk(self, docs: Any, *, id: str | None = None, progress: bool = False) -> BulkReport:
         """Index many documents. A bad one is named in ``failed`` and the rest go on.
 
-        ``docs`` may be of any length: dicts or JSON texts. ``id`` names the field that holds each one's id
-        (a string or an integer); without it ids are generated. ``progress`` shows a bar on stderr.
+        ``docs`` may be of any length: an iterable of dicts or JSON texts; JSON lines as a ``pathlib.Path``, a file
+        opened in binary mode, or bytes; anything with ``__arrow_c_stream__``, such as a table of pyarrow, polars or
+        pandas (needs pyarrow). ``id`` names the field that holds each one's id (a string or an integer); without it
+        ids are generated. ``progress`` shows documents and megabytes a second on stderr.
+
+        Raises DocumentError for what holds no documents, StorageError where reading a file fails; what was read
+        before is indexed.
         """
         started = time.perf_counter()
         self._writable()
-        if isinstance(docs, dict | bytes | bytearray | str) or not isinstance(docs, Iterable):
-            raise DocumentError("these are not documents", path="docs", found=docs,
-                                expected="dicts or JSON texts, in a list or from a generator")
         if not isinstance(id, str | None):
             raise DocumentError("not the name of a field", path="id", found=id, expected="a string, or None")
+        runs = inputs.runs(docs)
         failed: list[BulkFailure] = []
-        indexed = 0
-        for items in incoming.batches(incoming.shown(docs, progress), id, failed):
-            with self._writing() as writer:
-                absent = writer.absent([item[1] for item in items]) if id is not None else [True] * len(items)
-                for (at, key, source, body), new in zip(items, absent, strict=True):
-                    try:
-                        self._put(writer, key, source, body, writer.current(key, absent=new))
-                        indexed += 1
-                    except RequestError as error:
-                        failed.append(BulkFailure(at, key.decode(), error))
+        position = patience = 0
+        meter = inputs.Meter(len(docs) if isinstance(docs, list | tuple) else None, shown=progress)
+        try:
+            for run in runs:
+                singly = self._bulk(run.docs, position, id, failed, singly=patience > 0)
+                patience = patience - 1 if patience else PATIENCE if 2 * singly > len(run.docs) else 0
+                position += len(run.docs)
+                meter.add(run)
+        finally:
+            meter.close()
+        indexed = position - len(failed)
         failed.sort(key=lambda failure: failure.position)
         return BulkReport(indexed, failed, (time.perf_counter() - started) * 1000)
+
+    def _bulk(
+        self, docs: list[Any], position: int, id: str | None, failed: list[BulkFailure], *, singly: bool,
+    ) -> int:
+        """Index a run of documents, logged as one batch; how many of them had to be read one by one."""
+        mapping = self._writable().mapping
+        read = None if singly else incoming.read(docs, id, mapping)  # before the lock is taken
+        with self._writing() as writer:
+            if read is not None and writer.mapping is mapping and writer.put_all(read, new=id is None):
+                return 0
+            return self._put_some(writer, docs, position, id, failed, singly=singly)
+
+    def _put_some(
+        self, writer: Writer, docs: list[Any], position: int, id: str | None, failed: list[BulkFailure], *,
+        singly: bool,
+    ) -> int:
+        """Documents of which one is unusual: as two halves, and where that does not help one by one."""
+        if singly or len(docs) <= FEW:
+            for at, doc in enumerate(docs, position):
+                key = None
+                try:
+                    source, body = incoming.decoded(doc)
+                    key = incoming.id_of(body, id)
+                    self._put(writer, key, source, body, writer.current(key, absent=id is None))
+                except RequestError as error:
+                    failed.append(BulkFailure(at, None if key is None else key.decode(), error))
+            return len(docs)
+        middle = len(docs) // 2
+        count = 0
+        for half, at in ((docs[:middle], position), (docs[middle:], position + middle)):
+            read = incoming.read(half, id, writer.mapping)
+            if read is None or not writer.put_all(read, new=id is None):
+                count += self._put_some(writer, half, at, id, failed, singly=False)
+        return count
 
     def update(
         self, id: str, partial: dict[str, Any], *, upsert: dict[str, Any] | None = None,
@@ -435,6 +490,8 @@ class Index:
 
         ``progress(read, total)`` is told the bytes read so far and all there are. Searches and writes go on.
         """
+        from .check import check_index
+
         self._check()
         return check_index(self._files, self._directory, self._reader.view, progress=progress)
 
@@ -530,10 +587,11 @@ class Index:
 
     def _maintain(self) -> None:
         """Flush if the log has become long, then merge what the policy asks for. A failure is warned about."""
+        from .maintenance import MergeCancelled
+
         assert self._writer is not None
         try:
-            if self._writer.log.size >= self._writer.settings.translog_flush_threshold_size:
-                self._maintenance.flush()
+            self._maintenance.flush_log(FLUSH_AHEAD)
             self._maintenance.merge_as_asked(rest=bool(self._workers))
         except MergeCancelled:
             return

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
 import numpy as np
 
+from ..codec.v1.stored import codec_named
 from ..errors import StorageError
 from . import manifest as manifests
 from . import merge as merging
@@ -44,7 +46,22 @@ class Maintenance:
         self._cancelled.set()
 
     def flush(self) -> None:
-        """Refresh, write what is in memory as one blob, and commit everything up to now."""
+        """Refresh, write what is in memory as one blob, and commit everything up to now; then keep the disk small."""
+        with self._jobs:
+            self._flush()
+            try:
+                while merging.bloated(self._candidates()) and self.merge_once():
+                    pass
+            except StorageError as error:  # what was to be flushed is flushed
+                warnings.warn(f"quidditch: a merge after a flush failed: {error}", RuntimeWarning, stacklevel=3)
+
+    def flush_log(self, share: float) -> None:
+        """Flush if the log is as long as that, for the first of those who find it so."""
+        with self._jobs:
+            if self._writer.log_fills(share):
+                self.flush()
+
+    def _flush(self) -> None:
         writer = self._writer
         heir: Holding | None = None
         with self._jobs:
@@ -87,7 +104,7 @@ class Maintenance:
     def merge(self, max_segments: int) -> None:
         """Flush, then merge neighbours until at most ``max_segments`` remain, without deleted documents."""
         with self._jobs:
-            self.flush()
+            self._flush()
             while True:
                 disk = self._on_disk()
                 if len(disk) > max_segments:
@@ -109,12 +126,14 @@ class Maintenance:
         with self._jobs:
             pace()
             disk = self._on_disk()
-            chosen = merging.select([candidate(i, holding) for i, holding in enumerate(disk)])
-            chosen = [i for i in chosen if len(chosen) > 1 or disk[i].committed is not None]
+            chosen = merging.select(self._candidates())
             if not chosen:
                 return False
             self._merge([disk[i] for i in chosen], pace)
             return True
+
+    def _candidates(self) -> list[merging.Candidate]:
+        return [candidate(number, holding) for number, holding in enumerate(self._on_disk())]
 
     def _on_disk(self) -> list[Holding]:
         with self._writer.lock:
@@ -171,7 +190,7 @@ class Maintenance:
             whole = sources[0].segment  # nothing to leave out: the segment goes to disk as it is
             merged = merging.Merged(whole, [np.arange(whole.docs, dtype=np.int32)])
         else:
-            merged = merging.merge(sources, pace)
+            merged = merging.merge(sources, pace, codec_named(writer.settings.codec))
         pace()
         with writer.lock:
             name = self._name("seg")

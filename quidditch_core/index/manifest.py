@@ -41,6 +41,8 @@ from quidditch_core.errors import (
 from quidditch_core.files import TEMP, File, Files, is_name
 from quidditch_core.tiering import HOT, Tier
 
+SEGMENTS_DIRECTORY: Final = "segments"
+TRANSLOG_DIRECTORY: Final = "translog"
 FORMAT: Final = 0
 MAX_BYTES: Final = 256 << 20  # of a manifest; more is damage, and is not read into memory
 MAX_DOCS: Final = 2**31 - 2**8  # of a segment

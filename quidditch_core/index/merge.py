@@ -15,15 +15,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codec.v1.stored import reader
+from ..codec.v1 import stored as documents
+from ..codec.v1.stored import StoredCodec
 from ..segment import FieldInfo, RamSections, Segment, address, bit_count, full_bitmap, mask_of
 from . import bm25
-from .builder import NUMBERS, write_documents
+from .builder import NUMBERS
 from .columns import column_values, exists, write_column, write_exists
-from .ids import all_ids
-from .inverted import FieldWriter, joined
+from .ids import merge_ids
+from .inverted import FieldWriter
 from .kernels.merge import SCRATCH_BYTES, gather
-from .postings import corrupt, fill, read_terms, split_terms
+from .postings import corrupt, fill, read_terms
+from .strings import Interner, readable
 
 CHUNK = 1 << 22
 """Postings that are gathered before they are encoded."""
@@ -49,10 +51,12 @@ class Merged(NamedTuple):
     maps: list[NDArray[np.int32]]
 
 
-def merge(sources: Sequence[Source], pace: Callable[[], None] = lambda: None) -> Merged:
-    """Merge ``sources`` in this order into one segment in memory.
+def merge(
+    sources: Sequence[Source], pace: Callable[[], None] = lambda: None, codec: StoredCodec | None = None,
+) -> Merged:
+    """Merge ``sources`` in this order into one segment in memory, its documents compressed by ``codec`` if it has one.
 
-    ``pace`` is called every few million postings; it may sleep, or raise to give the merge up.
+    ``pace`` is called every few million postings or bytes; it may sleep, or raise to give the merge up.
     """
     maps: list[NDArray[np.int32]] = []
     size = 0
@@ -67,18 +71,19 @@ def merge(sources: Sequence[Source], pace: Callable[[], None] = lambda: None) ->
     for number, name in enumerate(names):
         pace()
         fields.append(_merge_field(sections, number, name, sources, maps, size, pace))
-    ids: list[bytes] = []
-    sources_stored: list[bytes] = []
-    numbers_parts = []
-    for (segment, _), numbers in zip(sources, maps, strict=True):
-        pace()
-        kept = np.flatnonzero(numbers >= 0)
-        segment_ids, stored = all_ids(segment), reader(segment)
-        ids += [segment_ids[doc] for doc in kept]
-        sources_stored += [stored.read(doc) for doc in kept.tolist()]
-        numbers_parts.append(np.stack([segment.ints(name, segment.docs)[kept] for name in NUMBERS], axis=1))
-    write_documents(sections, ids, sources_stored, np.concatenate(numbers_parts))
-    return Merged(Segment(f"merged-{next(_names)}", size, fields, sections), maps)
+    merge_ids(sections, [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)])
+    for name in NUMBERS:
+        parts = []
+        for (segment, _), numbers in zip(sources, maps, strict=True):
+            values, base = segment.narrow(name, segment.docs)
+            parts.append(values[numbers >= 0].astype(np.int64) + base)
+        sections.put_ints(name, np.concatenate(parts))
+    having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)]
+    stored = documents.merge_raw(having) if codec is None else documents.merge(having, codec, pace)
+    for name in stored.names():
+        sections.take(stored, name)
+    return Merged(Segment(f"merged-{next(_names)}", size, fields, sections, stored="zstd" if codec else "raw",
+                          codec=codec.name if codec else ""), maps)
 
 
 def _merge_field(
@@ -94,12 +99,12 @@ def _merge_field(
     indexed = any(info.indexed for info in infos)
     column = next((info.column for info in infos if info.column), "")
     result = FieldInfo(number, name, newest.type, newest.analyzer, exists=count)
-    vocabulary: list[bytes] = []
+    ranks: dict[str, NDArray[np.int64]] = {}
     if indexed:
-        result, vocabulary = _merge_postings(sections, result, having, size, pace)
+        result, ranks = _merge_postings(sections, result, having, size, pace)
     several = False
     if column:
-        several = _merge_column(sections, name, having, column, vocabulary, size)
+        several = _merge_column(sections, name, having, column, ranks, size)
     return msgspec.structs.replace(result, column=column, multi_valued=several)
 
 
@@ -110,11 +115,11 @@ def _present(segment: Segment, name: str, numbers: NDArray[np.int32]) -> NDArray
 
 def _merge_column(
     sections: RamSections, name: str, having: Sequence[tuple[Segment, NDArray[np.int32]]], kind: str,
-    vocabulary: list[bytes], size: int,
+    ranks: dict[str, NDArray[np.int64]], size: int,
 ) -> bool:
+    """``ranks``: the new ordinal of each term, -1 if it has none, by the key of the segment."""
     all_docs: list[NDArray[np.int32]] = []
     all_codes: list[NDArray[np.int64]] = []
-    ranks = {term: rank for rank, term in enumerate(vocabulary)} if kind == "ord" else {}
     for segment, numbers in having:
         info = segment.fields[name]
         if not info.column or not info.exists:
@@ -124,11 +129,9 @@ def _merge_column(
         kept = docs >= 0
         docs, codes = docs[kept], codes[kept]
         if kind == "ord":
-            text, ends, _ = read_terms(segment, name, 0, info.terms)
-            translate = np.fromiter((ranks.get(term, -1) for term in split_terms(text, ends)), np.int64, info.terms)
             if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < info.terms:
                 raise corrupt(segment, name, "column's ordinals")
-            codes = translate[codes]
+            codes = ranks[segment.key][codes]
         all_docs.append(docs)
         all_codes.append(codes)
     return write_column(sections, name, np.concatenate([*all_docs, np.zeros(0, np.int32)]),
@@ -150,27 +153,31 @@ class _Input:
 def _merge_postings(
     sections: RamSections, info: FieldInfo, having: Sequence[tuple[Segment, NDArray[np.int32]]], size: int,
     pace: Callable[[], None],
-) -> tuple[FieldInfo, list[bytes]]:
+) -> tuple[FieldInfo, dict[str, NDArray[np.int64]]]:
     name = info.name
     inputs: list[_Input] = []
-    texts: list[list[bytes]] = []
+    interner = Interner()
     indexed = [(segment, numbers) for segment, numbers in having if segment.fields[name].indexed]
     for segment, numbers in indexed:
         text, ends, rows = read_terms(segment, name, 0, segment.fields[name].terms)
-        texts.append(split_terms(text, ends))
-        zeros = np.zeros(rows.shape[0], np.int64)
-        inputs.append(_Input(segment, numbers, rows, zeros, zeros.copy(), zeros.copy()))
-    vocabulary = sorted(set(itertools.chain.from_iterable(texts)))
-    ranks = {term: rank for rank, term in enumerate(vocabulary)}
-    total_postings, total_tokens = np.zeros(len(vocabulary), np.int64), np.zeros(len(vocabulary), np.int64)
-    for source, terms in zip(inputs, texts, strict=True):
-        source.terms = np.fromiter(map(ranks.__getitem__, terms), np.int64, len(terms))
+        numbers_of_terms = interner.intern(*readable(text, ends)).astype(np.int64)
+        inputs.append(_Input(segment, numbers, rows, numbers_of_terms, *np.zeros((2, rows.shape[0]), np.int64)))
+    vocabulary = interner.ordered(np.arange(len(interner), dtype=np.uint32))
+    order = np.empty(vocabulary.size, np.int64)
+    order[vocabulary] = np.arange(vocabulary.size)
+    total_postings, total_tokens = np.zeros(vocabulary.size, np.int64), np.zeros(vocabulary.size, np.int64)
+    for source in inputs:
+        source.terms = order[source.terms]
+        if (np.diff(source.terms) <= 0).any():
+            raise corrupt(source.segment, name, "dictionary's order")
         _need_all(source.segment, name)
-        _gather(source, name, slice(0, len(terms)), source.postings, source.tokens, None, None, None)
+        _gather(source, name, slice(0, source.terms.size), source.postings, source.tokens, None, None, None)
         _check_tokens(source, name)
         total_postings[source.terms] += source.postings
         total_tokens[source.terms] += source.tokens
     kept = np.flatnonzero(total_postings)
+    rank = np.full(vocabulary.size, -1, np.int64)
+    rank[kept] = np.arange(kept.size)
     flags = [segment.fields[name] for segment, _ in indexed]
     freqs, positions = any(f.freqs for f in flags), all(f.positions for f in flags)
     has_norms = all(f.norms for f in flags)
@@ -185,14 +192,14 @@ def _merge_postings(
     writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl)
     for chunk in _chunks(total_postings, kept):
         pace()
-        _append(writer, name, inputs, vocabulary, chunk, total_postings, total_tokens, positions)
+        _append(writer, name, inputs, interner.spell(vocabulary[chunk]), chunk, total_postings, total_tokens, positions)
     writer.finish(sections, name)
     merged = FieldInfo(
         info.number, name, info.type, info.analyzer, indexed=True, freqs=freqs, positions=positions,
         norms=has_norms, exists=info.exists, doc_count=doc_count, sum_ttf=tokens, sum_df=writer.sum_df,
         terms=writer.terms, bound_avgdl=float(avgdl) if has_norms else 0.0,
         bound_k1=float(bm25.K1) if has_norms else 0.0, bound_b=float(bm25.B) if has_norms else 0.0)
-    return merged, [vocabulary[term] for term in kept.tolist()]
+    return merged, {source.segment.key: rank[source.terms] for source in inputs}
 
 
 def _check_tokens(source: _Input, name: str) -> None:
@@ -217,7 +224,8 @@ def _chunks(postings: NDArray[np.int64], kept: NDArray[np.int64]) -> list[NDArra
 
 
 def _append(
-    writer: FieldWriter, name: str, inputs: list[_Input], vocabulary: list[bytes], chunk: NDArray[np.int64],
+    writer: FieldWriter, name: str, inputs: list[_Input], spelt: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    chunk: NDArray[np.int64],
     postings: NDArray[np.int64], tokens: NDArray[np.int64], with_positions: bool,
 ) -> None:
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(postings[chunk])])
@@ -234,8 +242,7 @@ def _append(
         _gather(source, name, part, posting_slots, position_slots, docs, freqs, positions)
         next_posting[at[live]] = posting_slots[live]
         next_position[at[live]] = position_slots[live]
-    text, ends = joined([vocabulary[term] for term in chunk.tolist()])
-    writer.append(text, ends, docs, freqs, starts, positions)
+    writer.append(*spelt, docs, freqs, starts, positions)
 
 
 def _gather(
@@ -263,32 +270,42 @@ def _need_all(segment: Segment, name: str) -> None:
 SEGMENTS_PER_TIER = 10
 FLOOR_BYTES = 2 << 20
 MAX_MERGED_BYTES = 5 << 30
-MAX_DELETED = 0.33
+MAX_DELETED = 0.25
+"""Share of all bytes that deleted documents may have."""
+MAX_GROWTH = 1.5
+SLACK_BYTES = 64 << 20
 
 
 class Candidate(NamedTuple):
-    """What the policy sees of a segment; ``bytes`` of live documents, pro rata."""
+    """What the policy sees of a segment: its ``bytes``, and those of its ``live`` documents, pro rata."""
 
     position: int
     bytes: int
-    deleted: float
+    live: int
+
+
+def bloated(candidates: Sequence[Candidate]) -> bool:
+    """Whether the segments take more of the disk than is promised for their live documents."""
+    total, live = sum(candidate.bytes for candidate in candidates), sum(candidate.live for candidate in candidates)
+    return total > MAX_GROWTH * live + SLACK_BYTES
 
 
 def select(candidates: Sequence[Candidate], floor: int = FLOOR_BYTES) -> list[int]:
     """Positions of adjacent segments to merge now, or none (a pure function, after Lucene's TieredMergePolicy).
 
-    Adjacent, because a segment's position breaks ties. A segment with too many deletions is rewritten alone;
-    else, where more than SEGMENTS_PER_TIER segments of like size stand together, the cheapest run is merged.
+    Adjacent, because a segment's position breaks ties. While deleted documents take too large a share of all bytes,
+    the segment with the largest is rewritten alone; else, where there are more than SEGMENTS_PER_TIER segments, the
+    cheapest run is merged.
     """
-    for candidate in candidates:
-        if candidate.deleted > MAX_DELETED:
-            return [candidate.position]
+    total, live = sum(candidate.bytes for candidate in candidates), sum(candidate.live for candidate in candidates)
+    if total - live > MAX_DELETED * total:
+        return [max(candidates, key=lambda one: (one.bytes - one.live) / max(one.bytes, 1)).position]
     if len(candidates) <= SEGMENTS_PER_TIER:
         return []
     best: tuple[float, list[int]] | None = None
     for start in range(len(candidates) - SEGMENTS_PER_TIER + 1):
         run = candidates[start : start + SEGMENTS_PER_TIER]
-        sizes = [max(candidate.bytes, floor) for candidate in run]
+        sizes = [max(candidate.live, floor) for candidate in run]
         if sum(sizes) > MAX_MERGED_BYTES:
             continue
         skew = max(sizes) / sum(sizes) * sum(sizes) ** 0.05  # Lucene's score: even, small merges first

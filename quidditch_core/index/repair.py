@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,10 +38,9 @@ from . import facade, salvage
 from . import manifest as manifests
 from .check import Progress, check, located
 from .lock import LOCK_FILE, WriterLock
-from .manifest import Manifest, SegmentEntry
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest, SegmentEntry
 from .salvage import DELETED, LIVE, UNKNOWN, Log, Source
 from .verify import is_object
-from .writer import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY
 
 LOST_AND_FOUND = "lost+found"
 """Ids of documents whose own cannot be read: lost+found/SEGMENT/DOCUMENT."""
@@ -68,7 +68,7 @@ def repair(
         plan = _Plan(OS_FILES, directory, target, mapping, progress)
         if confirm(plan.report):
             plan.write()
-    return dataclasses.replace(plan.report, took_ms=(time.perf_counter() - started) * 1000)
+    return msgspec.structs.replace(plan.report, took_ms=(time.perf_counter() - started) * 1000)
 
 
 def _check_target(directory: str, target: str) -> None:

@@ -240,8 +240,8 @@ class Log:
     def _operations(self, name: str, data: bytes) -> Iterator[Operation]:
         window = Window(lambda offset, size: data[offset : offset + size], len(data))
         seed = _seed(data, window)
-        at = FILE_HEADER
-        while at < len(data):
+        at, used = FILE_HEADER, len(data.rstrip(b"\0"))
+        while at < used:
             batch = self._batch(name, data, at, seed)
             if batch is None:
                 following = next((offset for offset, _ in headers(window, at + 1, seed)), len(data))

@@ -8,6 +8,7 @@ except where it says otherwise.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -33,13 +34,12 @@ from . import manifest as manifests
 from . import merge as merging
 from .builder import Builder
 from .holding import Holding, Version
+from .incoming import Batch
 from .lock import WriterLock
-from .manifest import Manifest
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest
 from .reader import Reader
 from .view import Leaf, View
 
-SEGMENTS_DIRECTORY = "segments"
-TRANSLOG_DIRECTORY = "translog"
 PRIMARY_TERM = 1
 MEMORY_FLOOR = 64 << 10
 """Bytes below which segments in memory count as equally small when they are merged."""
@@ -48,14 +48,14 @@ TOMBSTONE_BYTES = 500
 
 
 class _Applied(NamedTuple):
-    """An operation, and what was before: enough to take it back, wherever it was broken off."""
+    """Operations, and what was before: enough to take them back, wherever they were broken off."""
 
-    operation: Operation
-    id: bytes  # empty: no document's
-    found: Version | None
+    operations: Sequence[Operation]
+    ids: Sequence[bytes]  # of the documents; none: no document's operation
+    found: dict[bytes, Version]
     mapping: Mapping
     settings: Settings
-    doc: int  # the number that a document gets in the buffer
+    doc: int  # the number that the first document gets in the buffer
 
 
 class Writer:
@@ -80,7 +80,7 @@ class Writer:
         self.failure: BaseException | None = None
         self._builder = Builder()
         self.buffer = Holding(builder=self._builder)
-        self._recent: dict[bytes, Version] = {}  # documents of the buffer
+        self._recent: dict[bytes, int] = {}  # documents of the buffer
         self._under_way: _Applied | None = None  # being applied, or broken off by an interrupt (Ctrl-C)
         self._pending: list[_Applied] = []  # applied, but not in the log yet
         self.holdings: list[Holding] = []
@@ -134,7 +134,11 @@ class Writer:
 
     def current(self, id: bytes, *, absent: bool = False) -> Version | None:
         """The newest operation on ``id``, shown yet or not. ``absent``: no segment has it, as a caller knows."""
-        found = self._recent.get(id) or self.tombstones.get(id)
+        doc = self._recent.get(id)
+        if doc is not None:
+            seq_no, version, term = self._builder.numbers(doc)
+            return Version(seq_no, version, term, (self.buffer, doc))
+        found = self.tombstones.get(id)
         if found is not None or absent:
             return found
         hash = ids.id_hash(id)
@@ -148,14 +152,17 @@ class Writer:
                     return Version(seq_no, version, term, (holding, doc))
         return None
 
-    def absent(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each id whether surely no segment has it."""
-        hashes = np.fromiter(map(ids.id_hash, keys), np.int64, len(keys))
-        present = np.zeros(len(keys), np.bool_)
-        for holding in self.holdings:
-            if holding.segment is not None and holding.segment.docs:
-                present |= ids.candidates(holding.segment, hashes)
-        return (~present).tolist()
+    def current_all(self, keys: Sequence[bytes]) -> dict[bytes, Version]:
+        """The newest operation on each of many ids, of those that have one."""
+        perhaps = {*self._recent.keys() & keys, *self.tombstones.keys() & keys}
+        segments = [segment for holding in self.holdings if (segment := holding.segment) is not None and segment.docs]
+        if segments:
+            hashes = ids.id_hashes(keys)
+            present = np.zeros(len(keys), np.bool_)
+            for segment in segments:
+                present |= ids.candidates(segment, hashes)
+            perhaps.update(keys[row] for row in np.flatnonzero(present).tolist())
+        return {key: found for key in perhaps if (found := self.current(key)) is not None}
 
     def expect(self, id: bytes, found: Version | None, if_seq_no: int | None, if_primary_term: int | None) -> None:
         """Raise ConflictError unless ``found`` is the version that the caller wants to replace."""
@@ -182,6 +189,33 @@ class Writer:
         self._put(id, source, values, mapping, found, version)
         self._end()
 
+    def put_all(self, batch: Batch, *, new: bool) -> bool:
+        """Add documents that were read together; False, and nothing done, if an id is there twice.
+
+        ``new``: no document has any of these ids, as a caller knows.
+        """
+        keys, sources, columns = batch
+        if len(set(keys)) < len(keys):
+            return False
+        found = {} if new else self.current_all(keys)
+        versions = [1] * len(keys)
+        if found:
+            versions = [found[key].version + 1 if key in found else 1 for key in keys]
+        seq_no, count = self.next_seq_no, len(keys)
+        operations = list(map(Index, range(seq_no, seq_no + count), itertools.repeat(PRIMARY_TERM), versions,
+                              map(bytes.decode, keys), sources))
+        self._under_way = _Applied(operations, keys, found, self.mapping, self.settings, self._builder.docs)
+        first = self._builder.extend(keys, sources, columns, seq_no=seq_no, versions=versions,
+                                     primary_term=PRIMARY_TERM)
+        self._builder.keep(first + count)
+        for key, version in found.items():
+            self._forget(version)
+            self.tombstones.pop(key, None)
+        self._recent.update(zip(keys, range(first, first + count), strict=True))
+        self._advance(seq_no + count - 1)
+        self._end()
+        return True
+
     def delete(self, id: bytes, found: Version | None, version: Version) -> None:
         """Delete the document of ``found`` as ``version``; its tombstone stays until a flush."""
         self._begin(Delete(version.seq_no, version.primary_term, version.version, id.decode()), id, found)
@@ -201,7 +235,8 @@ class Writer:
         self._end()
 
     def _begin(self, operation: Operation, id: bytes = b"", found: Version | None = None) -> None:
-        self._under_way = _Applied(operation, id, found, self.mapping, self.settings, self._builder.docs)
+        self._under_way = _Applied((operation,), (id,) if id else (), {} if found is None else {id: found},
+                                   self.mapping, self.settings, self._builder.docs)
 
     def _end(self) -> None:
         assert self._under_way is not None
@@ -224,7 +259,7 @@ class Writer:
         self._settle()
         pending, self._pending = self._pending, []
         try:
-            return self.log.append([applied.operation for applied in pending])
+            return self.log.append([operation for applied in pending for operation in applied.operations])
         except BaseException:
             for applied in reversed(pending):
                 self._undo(applied)
@@ -232,21 +267,20 @@ class Writer:
 
     def _undo(self, applied: _Applied) -> None:
         """Take back an operation under the lock under which it was applied, so that nobody has seen it."""
-        id, found = applied.id, applied.found
         self.mapping, self.settings = applied.mapping, applied.settings
-        if not id:
-            return
-        self._recent.pop(id, None)
-        self.tombstones.pop(id, None)
-        if isinstance(applied.operation, Index) and self._builder.docs > applied.doc:
-            self.buffer.deletes.add(applied.doc)
-        if found is not None and found.place is not None:
+        for id in applied.ids:
+            self._recent.pop(id, None)
+            self.tombstones.pop(id, None)
+        if isinstance(applied.operations[0], Index):
+            self.buffer.deletes.update(range(applied.doc, min(applied.doc + len(applied.ids), self._builder.docs)))
+        for id, found in applied.found.items():
+            if found.place is None:
+                self.tombstones[id] = found
+                continue
             holding, doc = found.place
             holding.deletes.discard(doc)
             if holding is self.buffer:
-                self._recent[id] = found
-        elif found is not None:
-            self.tombstones[id] = found
+                self._recent[id] = doc
 
     def _put(
         self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, found: Version | None,
@@ -255,10 +289,10 @@ class Writer:
         self.mapping = mapping
         doc = self._builder.add(id, source, values, mapping, seq_no=version.seq_no, version=version.version,
                                 primary_term=version.primary_term)
-        self._builder.keep(doc)
+        self._builder.keep(doc + 1)
         self._forget(found)
         self.tombstones.pop(id, None)
-        self._recent[id] = version._replace(place=(self.buffer, doc))
+        self._recent[id] = doc
         self._advance(version.seq_no)
 
     def _delete(self, id: bytes, found: Version | None, version: Version) -> None:
@@ -322,6 +356,10 @@ class Writer:
         waiting = self._builder.memory + TOMBSTONE_BYTES * len(self.tombstones)
         return waiting >= self.settings.index_buffer_size
 
+    def log_fills(self, share: float) -> bool:
+        """Whether the log has reached this share of the size at which it must be flushed; needs no lock."""
+        return self.log.size >= share * self.settings.translog_flush_threshold_size
+
     @property
     def memory_full(self) -> bool:
         """Whether what only a flush lets go takes as much again as the buffer may."""
@@ -365,10 +403,10 @@ class Writer:
 
 
 def candidate(position: int, holding: Holding) -> merging.Candidate:
-    """A holding as the merge policy sees it."""
+    """A holding as the merge policy sees it; on disk, what no flush has deleted yet a merge would keep."""
     assert holding.segment is not None
-    share = holding.live_docs / max(holding.segment.docs, 1)
-    return merging.Candidate(position, int(holding.bytes * share), 1 - share)
+    docs = holding.source(holding.live if holding.entry is None else holding.committed).live_docs
+    return merging.Candidate(position, holding.bytes, holding.bytes * docs // max(holding.segment.docs, 1))
 
 
 def _number(segment: Segment, name: str, doc: int) -> int:

@@ -4,7 +4,7 @@ It keeps two truths of everything: what programs see, and what has been forced t
 *changes* that a power cut may undo, each for itself, exactly as the table in `files` allows.
 
 Each call that changes the disk, or makes a change durable, is a *step*, numbered from 0: an open that creates or
-empties, append, truncate, fsync, rename, unlink, mkdir, sync_dir. `CrashFiles.crash` stops the machine before a
+empties, append, pwrite, truncate, fsync, rename, unlink, mkdir, sync_dir. `CrashFiles.crash` stops the machine before a
 step; `CrashFiles.after_crash` is the disk that is found when it runs again. To try every crash, run a program
 once to count its steps, then once for each of them::
 
@@ -53,9 +53,9 @@ SECTOR: Final = 512
 """Bytes that a disk writes as a whole."""
 
 OPERATIONS: Final = {
-    "open": "open", "append": "write", "pread": "read", "size": "read the size", "truncate": "truncate",
-    "fsync": "sync", "map": "map", "lock": "lock", "linked": "look up", "rename": "rename", "unlink": "remove",
-    "sync_dir": "sync the directory", "listdir": "list the directory", "exists": "look up",
+    "open": "open", "append": "write", "pwrite": "write", "pread": "read", "size": "read the size",
+    "truncate": "truncate", "fsync": "sync", "map": "map", "lock": "lock", "linked": "look up", "rename": "rename",
+    "unlink": "remove", "sync_dir": "sync the directory", "listdir": "list the directory", "exists": "look up",
     "mkdir": "create the directory", "space": "look up the space",
 }
 """What `CrashFiles.fail` can let fail and `CrashFiles.counts` counts, with the words of its error."""
@@ -301,7 +301,7 @@ class CrashFiles:
         """Let the ``nth`` next call (1: the next one) of ``operation`` fail with the error ``number``.
 
         Only calls whose path fits the pattern ``path`` count. ``lasting``: later ones fail as well, as on a disk
-        that stays full. An append that fails leaves the first half of its bytes. After a failed fsync nobody
+        that stays full. A write that fails leaves the first half of its bytes. After a failed fsync nobody
         knows which of the bytes are durable, not even after a later one that succeeds; names are as they were,
         since file systems write them through a journal, and stop for good when they cannot.
 
@@ -341,7 +341,7 @@ class CrashFiles:
             node = directory.now.get(name) if name else directory
             if isinstance(node, DirectoryNode):
                 raise refusal("open", path, errno.EISDIR)
-            if node is None and mode == "r":
+            if node is None and mode in ("r", "u"):
                 raise refusal("open", path, errno.ENOENT)
             if node is None:
                 self._step("open", path)
@@ -478,6 +478,20 @@ class CrashFile:
             if new:
                 self._files._step("append", self.path)
                 node.change(_Write(len(node.now), new))
+            if failure is not None:
+                raise failure
+
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        with self._files._mutex:
+            failure = self._files._enter("pwrite", self.path, may_begin=True)
+            node, new = self._changeable("pwrite", errno.EBADF), bytes(data)
+            if self._mode != "u":
+                raise refusal("pwrite", self.path, errno.EBADF)  # the system would append
+            if failure is not None:
+                new = new[: len(new) // 2]
+            if new:
+                self._files._step("pwrite", self.path)
+                node.change(_Write(offset, new))
             if failure is not None:
                 raise failure
 

@@ -42,6 +42,9 @@ from .replay import PIECE, Replay
 
 GATHER: Final = 0.002
 """Seconds that a leader waits at most for others; one alone never waits."""
+RESERVE: Final = 256 << 10
+"""Bytes by which a file is made longer than it must be, or as many as are in it if that is less, in whole pages."""
+PAGE: Final = 4 << 10
 MAX_SLEEP: Final = 60.0
 """Seconds after which the thread of a log that nobody has closed finds out that nobody has it any more."""
 THREAD_NAME: Final = "quidditch-translog-sync"
@@ -141,6 +144,7 @@ class Translog:
         self._generation = 0
         self._seed = 0
         self._length = 0  # of the file, all whole batches
+        self._size = 0  # of the file, with the zeros behind the batches
         self._synced = 0  # of the file
         self._base = 0  # position of the file in the log: ticket = base + offset
         self._durable = 0  # position up to which the log is synced
@@ -158,7 +162,7 @@ class Translog:
     @property
     def size(self) -> int:
         """Bytes in all generations that are not trimmed."""
-        return sum(self._older.values()) + self._length
+        return sum(self._older.values()) + self._size
 
     @property
     def torn(self) -> int:
@@ -195,10 +199,11 @@ class Translog:
             try:
                 for group in groups(operations):
                     batch = encode_batch(group, self._length, self._synced, self._seed)
-                    file.append(batch)
+                    self._reserve(file, self._length + len(batch))
+                    file.pwrite(self._length, batch)
                     self._length += len(batch)
             except BaseException:
-                self._length = start
+                self._length = self._size = start
                 with self._or_fail():
                     file.truncate(start)
                 raise
@@ -209,6 +214,16 @@ class Translog:
                 if self._due is None and self._durability is Durability.ASYNC:
                     self._set_due(self._clock() + self._interval)
             return self._base + self._length
+
+    def _reserve(self, file: File, end: int) -> None:
+        """Make the file longer than its batches, up to ``end``, will be: a sync costs less if the length stays."""
+        if end > self._size:
+            self._size = end
+            more = min(end, RESERVE) // PAGE * PAGE
+            if more:
+                with suppress(StorageError):  # if there is no room for the batch either, that will be said
+                    file.truncate(end + more)
+                    self._size += more
 
     def _current(self) -> File:
         if self._failure is not None:
@@ -329,8 +344,8 @@ class Translog:
                 self._sync(self._base + self._length)
             old = self._current()
             if self._length > FILE_HEADER:
-                number, size = self._generation, self._length
-                header = FileHeader(self._uuid, number + 1, size, self._highest, FILE_HEADER)
+                number, size = self._generation, self._size
+                header = FileHeader(self._uuid, number + 1, self._length, self._highest, FILE_HEADER)
                 new = self._write(header, ())
                 with self._or_fail():
                     self._publish(new, header)
@@ -371,13 +386,13 @@ class Translog:
         path = self._path(file_name(header.generation))
         self._files.rename(new.path, path)
         self._files.sync_dir(self._directory)
-        self._use(self._files.open(path, "a"), header, header.born)
+        self._use(self._files.open(path, "u"), header, header.born, header.born)
 
-    def _use(self, file: File, header: FileHeader, length: int) -> None:
-        """Append to ``file`` from now on. It, and everything appended before, is synced."""
+    def _use(self, file: File, header: FileHeader, length: int, size: int) -> None:
+        """Append to ``file`` from now on. All there is, is synced; zeros follow up to ``size``."""
         self._durable = self._base + self._length
         self._base = self._durable - length
-        self._file, self._length, self._synced = file, length, length
+        self._file, self._length, self._synced, self._size = file, length, length, size
         self._generation, self._seed = header.generation, seed_of(encode_file_header(header))
 
     def _path(self, name: str) -> str:
@@ -449,7 +464,7 @@ class Translog:
     def _keep_torn(self, replay: Replay) -> str | None:
         """Copy what follows the last whole batch into a file of its own; returns what to say about it."""
         newest = replay.generations[-1]
-        start, stop = replay.end, newest.window.size
+        start, stop = replay.end, replay.used
         if start == stop:
             return None
         number = newest.header.generation
@@ -471,9 +486,9 @@ class Translog:
         """Append to the newest generation if it is synced to its end, else to a new one with the rest."""
         newest = replay.generations[-1]
         self._older = {old.header.generation: old.window.size for old in replay.generations}
-        if replay.synced == replay.end == newest.window.size:
+        if replay.synced == replay.end == replay.used:
             del self._older[newest.header.generation]
-            self._use(self._files.open(newest.path, "a"), newest.header, replay.end)
+            self._use(self._files.open(newest.path, "u"), newest.header, replay.end, newest.window.size)
             return
         born = FILE_HEADER + replay.end - replay.synced
         header = FileHeader(self._uuid, newest.header.generation + 1, replay.synced, replay.highest, born)

@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -64,6 +65,7 @@ class ChangeSettings(msgspec.Struct, array_like=True, tag=3, frozen=True):
 
 Operation = Index | Delete | ChangeMapping | ChangeSettings
 
+_SOURCE: Final = attrgetter("source")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Operation])
 
@@ -133,6 +135,9 @@ def encode_batch(operations: Sequence[Operation], offset: int, synced: int, seed
 
 def groups(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
     """``operations`` in order, in as few batches as `GROUP_BYTES` allows."""
+    if operations and _are_few(operations):
+        yield operations
+        return
     start, size = 0, 0
     for i, operation in enumerate(operations):
         if isinstance(operation, Index):
@@ -142,6 +147,14 @@ def groups(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
             size += len(operation.source)
     if start < len(operations):
         yield operations[start:]
+
+
+def _are_few(operations: Sequence[Operation]) -> bool:
+    """Whether these are documents, with no more bytes than one batch takes."""
+    try:
+        return sum(map(len, map(_SOURCE, operations))) <= GROUP_BYTES
+    except AttributeError:  # others have no source
+        return False
 
 
 # Files ------------------------------------------------------------------------------------------------------

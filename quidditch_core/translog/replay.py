@@ -99,6 +99,16 @@ def headers(window: Window, start: int, seed: int) -> Iterator[tuple[int, BatchH
         start += len(piece) - BATCH_HEADER + 1
 
 
+def used(window: Window, start: int) -> int:
+    """Where the zeros begin that the file ends with, not before ``start``."""
+    end = start
+    for offset in range(start, window.size, PIECE):
+        piece = bytes(window.get(offset, min(PIECE, window.size - offset))).rstrip(b"\0")
+        if piece:
+            end = offset + len(piece)
+    return end
+
+
 def judge(window: Window, end: int, synced: int, seed: int, path: str) -> None:
     """Raise CorruptIndexError unless the newest generation may end at ``end``, where its whole batches do.
 
@@ -155,13 +165,13 @@ class Replay:
     """The generations that hold operations above ``after``, oldest first, and what is in them.
 
     ``numbers``: of the generations that there are, ascending. After `operations`: the newest generation has
-    whole batches up to ``end`` and was synced up to ``synced``, in bytes; no operation has a seq_no above
-    ``highest``. A context manager, which closes the files.
+    whole batches up to ``end``, other bytes up to ``used``, then zeros, and was synced up to ``synced``; no
+    operation has a seq_no above ``highest``. A context manager, which closes the files.
     """
 
     def __init__(self, files: Files, directory: str, uuid: str, numbers: list[int], after: int) -> None:
         self.generations: list[Generation] = []
-        self.end = self.synced = FILE_HEADER
+        self.end = self.used = self.synced = FILE_HEADER
         try:
             self._find(files, directory, uuid, numbers, after)
         except BaseException:
@@ -201,6 +211,7 @@ class Replay:
             newest = self.generations[-1]
             yield from self._read(newest, newest.window.size)
             judge(newest.window, self.end, self.synced, newest.seed, newest.path)
+            self.used = used(newest.window, self.end)
 
     def _read(self, generation: Generation, stop: int) -> Iterator[Operation]:
         self.end, self.synced = FILE_HEADER, generation.header.born

@@ -34,6 +34,7 @@ from quidditch_core.files import OS_FILES
 from quidditch_core.index import facade
 from quidditch_core.mapping import Mapping
 from quidditch_core.translog.log import TornLogWarning
+from tests.crash.pages import small_pages
 from tests.crash.processes import Child, Say
 
 Body = dict[str, Any]
@@ -163,12 +164,14 @@ class Case:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        copies = build(directory)
+        with small_pages():
+            copies = build(directory)
         self.files = {str(file.relative_to(copies[-1])): file.read_bytes()
                       for file in sorted(copies[-1].rglob("*")) if file.is_file()}
         self.log = next(name for name in self.files if name.startswith("translog/"))
         self.manifest = next(name for name in self.files if name.startswith("manifest-"))
-        self.ends = [(copy / self.log).stat().st_size for copy in copies]  # of the batches
+        self.ends = [len((copy / self.log).read_bytes().rstrip(b"\0")) for copy in copies]  # of the batches
+        assert self.ends[-1] < len(self.files[self.log]), "no zeros at the end"
         self.states = []
         for copy in copies:
             with open_index(copy) as index:

@@ -34,6 +34,8 @@ from quidditch_core.index.check import check
 from quidditch_core.mapping import Mapping
 from quidditch_core.tiering.testing import DAMAGES, CrashFiles, Damage
 from quidditch_core.translog.log import TornLogWarning
+from tests.crash.pages import small_pages
+from tests.crash.progress import shown
 
 Body = dict[str, Any]
 
@@ -69,6 +71,7 @@ class Fault(NamedTuple):
 
 FAULTS: Final[list[tuple[str, int, bool]]] = [
     ("append", errno.ENOSPC, False), ("append", errno.ENOSPC, True), ("append", errno.EIO, False),
+    ("pwrite", errno.ENOSPC, False), ("pwrite", errno.ENOSPC, True), ("pwrite", errno.EIO, False),
     ("fsync", errno.EIO, False), ("fsync", errno.EIO, True), ("fsync", errno.ENOSPC, False),
     ("sync_dir", errno.EIO, False), ("sync_dir", errno.EIO, True), ("truncate", errno.EIO, True),
     ("open", errno.EMFILE, False), ("open", errno.EMFILE, True), ("open", errno.ENOSPC, False),
@@ -371,6 +374,7 @@ class Trial(NamedTuple):
         faults = " ".join(map(str, self.faults))
         return f"python -m tests.crash.disk --durability {self.durability} --damage {self.damage} --faults {faults}"
 
+    @small_pages()
     def run(self) -> bool:
         """Raises whatever shows that the promise is broken; whether anything failed at all."""
         disk = CrashFiles()
@@ -403,6 +407,7 @@ def live_on(disk: CrashFiles, history: History) -> None:
         compare(again, model, settle=True)
 
 
+@small_pages()
 def calls() -> Counter[str]:
     """How often a history without faults calls each operation."""
     disk = CrashFiles()
@@ -468,6 +473,7 @@ def run(trials: Iterable[Trial], *, stop_after: int = 10) -> Report:
                 report.without += not trial.run()
         except Exception as error:  # whatever it is, it is what we look for
             report.broken.append(f"{trial}\n  {type(error).__name__}: {error}")
+            print(f"broken: {trial}", file=sys.stderr, flush=True)  # the report is far away
             if len(report.broken) == stop_after:
                 break
     report.seconds = time.monotonic() - started
@@ -487,7 +493,9 @@ def main(arguments: list[str]) -> int:
         Trial(given.durability, given.damage, tuple(given.faults)).run()
         print("the promise is kept")
         return 0
-    reports = [run(singles(given.every))] + ([run(pairs(given.pairs, given.seed))] if given.pairs else [])
+    reports = [run(shown(singles(given.every)))]
+    if given.pairs:
+        reports.append(run(shown(pairs(given.pairs, given.seed))))
     print(*reports, sep="\n")
     return any(report.broken for report in reports)
 

@@ -31,6 +31,7 @@ from typing import Any, Final
 import quidditch_core as qc
 from quidditch_core.errors import IndexClosedError, LockError
 from tests.crash.processes import Child, Say
+from tests.crash.progress import shown
 
 SETTINGS: Final = {"index.refresh_interval": "10ms"}
 TURNS: Final = 3
@@ -215,7 +216,7 @@ def run(kind: str, rounds: int, seed: int, directory: str) -> str:
     said, code = Child(partial(_create, index)).end()  # which also compiles, so that nobody waits for that later
     if said or code:
         return f"the index could not be made: {said}"
-    for number in range(seed, seed + rounds):
+    for number in shown(range(seed, seed + rounds)):
         try:
             KINDS[kind](index, Random(f"{kind} {number}"))
         except Exception as error:  # whatever it is, it is what we look for
