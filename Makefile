@@ -1,6 +1,8 @@
 # make demo   set up, index the documentation of this Python, search it        (Q="your words" asks your own)
 # make test   set up, check style and types, run the tests                     (ARGS="-k phrase" selects some)
 # make lint   the checks alone          make bench  measure          make clean  remove all that make made
+# make kernels   compile the kernels that ship, after an edit of theirs
+# make compare CORPUS=docs.jsonl QUERIES=queries.jsonl      the rivals, see docs/performance.md      (ARGS=--help)
 # make crash-long   crashes, kills, full disks and damage for hours, see docs/reliability.md      (SEED=7 begins there)
 #
 # Needs Python 3.11 or newer as PYTHON. Everything goes into .venv and .demo of this directory.
@@ -11,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export Q
 
-.PHONY: help demo test lint bench crash-long clean
+.PHONY: help demo test lint kernels bench compare crash-long clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,15 +22,22 @@ help:
 demo: .venv/ready-to-use
 	@$(BIN)/python examples/01_python_docs.py $${Q:+-- "$$Q"}
 
-test: lint
+test: lint kernels
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 lint: .venv/ready-to-test
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m mypy --strict quidditch_core
 
+kernels: .venv/ready-to-test
+	@$(BIN)/python -m quidditch_core.compiler images
+
 bench: .venv/ready-to-measure
 	@$(BIN)/python -m pytest benchmarks -q -o python_files='bench_*.py' -o python_functions='bench_*' $(ARGS)
+
+# Indexes stay in .compare: ARGS="--rebuild quidditch" builds ours anew.
+compare: .venv/ready-to-measure
+	@$(BIN)/python -m benchmarks.compare --corpus "$(CORPUS)" --queries "$(QUERIES)" --work .compare $(ARGS)
 
 # All of them run, whatever the first ones find.
 from := $(if $(SEED),--seed $(SEED))
@@ -39,7 +48,7 @@ crash-long: .venv/ready-to-test
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/properties || failed=1; exit $$failed
 
 clean:
-	rm -rf .venv .demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .demo .compare quidditch_core/_kernels benchmarks/compare/engines/*/target build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment is made once; it is installed into again when pyproject.toml changes. Tests need more than use.
@@ -53,13 +62,13 @@ clean:
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
-.venv/ready-to-use: .venv/made pyproject.toml
-	@echo "setting up .venv (once)"
+.venv/ready-to-use: .venv/made pyproject.toml hatch_build.py
+	@echo "setting up .venv and compiling the kernels (once)"
 	@$(BIN)/python -m pip install --quiet --editable '.[cli]'
 	@touch $@
 
-.venv/ready-to-test: .venv/made pyproject.toml
-	@echo "setting up .venv with the test tools (once)"
+.venv/ready-to-test: .venv/made pyproject.toml hatch_build.py
+	@echo "setting up .venv with the test tools, and compiling the kernels (once)"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ .venv/ready-to-use
 

@@ -20,7 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import errors, query
+    from . import aggs, errors, query
     from .config import Settings, Tiers
     from .index.facade import Index, create, open
     from .index.reader import Reader
@@ -36,13 +36,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "BulkReport", "Explanation", "Hit", "Index", "Mapping", "Reader", "SearchResult", "Settings", "Tiers", "create",
-    "errors", "open", "query",
+    "BulkReport", "Explanation", "Hit", "Index", "Mapping", "Reader", "SearchResult", "Settings", "Tiers", "aggs",
+    "create", "errors", "open", "query",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "query"):
+    if name in ("aggs", "errors", "query"):
         return importlib.import_module(f".{name}", __name__)
     home = _HOMES.get(name)
     if home is None:

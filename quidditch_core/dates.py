@@ -17,6 +17,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quidditch_core.errors import nearest
 
 DEFAULT_FORMAT: Final = "strict_date_optional_time||epoch_millis"
@@ -50,8 +53,8 @@ class BadFormat(ValueError):
 
 def days_from_civil(year: int, month: int, day: int) -> int:
     """Day number of a date, 0 = 1970-01-01 (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms")."""
-    year -= month <= 2
-    era, of_era = divmod(year, 400)
+    year = year - (month <= 2)
+    era, of_era = year // 400, year % 400
     of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
 
@@ -288,6 +291,36 @@ def _compile(part: str) -> tuple[Reader, Callable[[int], str]]:
     return _pattern(part)
 
 
+_ISO_FORMS: Final = {
+    len(form): form for form in ("0000-00-00", "0000-00-00T00:00:00Z", "0000-00-00T00:00:00.000Z")
+}
+
+
+def _read_grid(grid: NDArray[np.uint8], form: str) -> NDArray[np.int64] | None:
+    """The instants of texts, uint8 [texts, characters], with digits and signs where ``form`` has them."""
+    wanted = np.frombuffer(form.encode(), np.uint8)
+    digit = wanted == ord("0")
+    values = grid[:, digit].astype(np.int64) - ord("0")
+    if (grid[:, ~digit] != wanted[~digit]).any() or (values < 0).any() or (values > 9).any():
+        return None
+    pairs = 10 * values[:, 0:14:2] + values[:, 1:14:2]
+    rest = pairs[:, 4:] if pairs.shape[1] > 4 else np.zeros((grid.shape[0], 3), np.int64)
+    year, month, day = 100 * pairs[:, 0] + pairs[:, 1], pairs[:, 2], pairs[:, 3]
+    hour, minute, second = rest.T
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    longest = _MONTHS[np.clip(month, 0, 12)] + (leap & (month == 2))
+    if (month < 1).any() or (month > 12).any() or (day < 1).any() or (day > longest).any() or (
+            hour > 23).any() or (minute > 59).any() or (second > 59).any():
+        return None
+    fraction = values[:, 14:] @ np.array([100, 10, 1]) if values.shape[1] > 14 else 0
+    civil: Any = days_from_civil  # which takes arrays as well
+    days: NDArray[np.int64] = civil(year, month, day)
+    return days * _DAY + hour * _HOUR + minute * _MINUTE + second * _SECOND + fraction
+
+
+_MONTHS: Final = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+
+
 class DateFormat:
     """A compiled format; get one from ``date_format``, which caches them."""
 
@@ -308,6 +341,15 @@ class DateFormat:
             if found is not None and INT64_MIN <= found <= INT64_MAX:
                 return found
         return None
+
+    def read_many(self, texts: list[str]) -> NDArray[np.int64] | None:
+        """The instants of whole ISO texts in UTC that are all of one form; None if they are anything else."""
+        if self._readers[0] is not _read_iso:
+            return None
+        size = len(texts[0])
+        if size not in _ISO_FORMS or len(set(map(len, texts))) > 1 or not (text := "".join(texts)).isascii():
+            return None
+        return _read_grid(np.frombuffer(text.encode(), np.uint8).reshape(-1, size), _ISO_FORMS[size])
 
     def print(self, ms: int) -> str:
         """An instant in the first of the formats, in UTC."""

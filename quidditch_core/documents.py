@@ -3,14 +3,22 @@
 ``compile_parser`` turns a mapping into closures, one per field, because this runs once per value indexed.
 They know the mapping only; at a field that it lacks and may gain they stop with ``NewField``, and
 ``discover`` tells which fields the document adds. ``Mapping.parse_document`` puts the two together.
+
+``compile_reader`` does the same for many documents at once, a column of values a field, as long as nothing about
+them is unusual: where it is, the answer is None, and the documents are read one by one.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quidditch_core import dates
 from quidditch_core.errors import DocumentError, nearest
@@ -334,3 +342,208 @@ _ISO: Final = dates.date_format("strict_date_optional_time")
 def _looks_like_date(text: str) -> bool:
     """At least a whole day: a year alone, or year and month, is too often something else."""
     return len(text) >= len("2024-01-31") and _ISO.read(text) is not None
+
+
+# Many documents ---------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """One field of many documents: its values, UTF-8 in a list or numbers in an array, and the row of each.
+
+    Rows are numbers of documents, ascending, several times where a document has several values. None: each document
+    has one value.
+    """
+
+    field: FieldType
+    rows: NDArray[np.int64] | None
+    values: Any
+
+
+class Table(NamedTuple):
+    """What many documents hold. ``whole``: nothing else is in them, and all of it is JSON of one level."""
+
+    columns: list[Column]
+    whole: bool
+
+
+Reader = Callable[[Sequence[dict[str, Any]]], Table | None]
+"""Documents -> their columns, or None if one of them is to be read by itself."""
+
+
+class _Unusual(Exception):
+    """Documents are to be read one by one."""
+
+
+class _Absent:
+    """The type of what stands for a field that a document lacks."""
+
+
+_ABSENT: Final = _Absent()
+_NOTHING: Final = frozenset({_Absent, type(None)})
+_SCALARS: Final = frozenset({str, int, float, bool, *_NOTHING})
+
+
+def compile_reader(root: ObjectField) -> Reader:
+    """The reader of many whole documents under a mapping's root."""
+    read = _object_reader(root, "true")
+
+    def reader(docs: Sequence[dict[str, Any]]) -> Table | None:
+        columns: list[Column] = []
+        try:
+            whole = read(docs, None, columns)
+        except (_Unusual, BadValue, OverflowError, UnicodeEncodeError):
+            return None
+        return Table(columns, whole)
+
+    return reader
+
+
+_ObjectReader = Callable[[Sequence[dict[str, Any]], NDArray[np.int64] | None, list[Column]], bool]
+
+
+def _object_reader(node: ObjectField, inherited: Dynamic) -> _ObjectReader:
+    dynamic = node.dynamic or inherited
+    if not node.enabled:
+        return lambda docs, rows, columns: False
+    leaves = [(name, _leaf_reader(child)) for name, child in node.properties.items() if isinstance(child, FieldType)]
+    objects = [(name, _object_reader(child, dynamic)) for name, child in node.properties.items()
+               if isinstance(child, ObjectField)]
+    known = {*node.properties}
+    path = node.name
+
+    def read(docs: Sequence[dict[str, Any]], rows: NDArray[np.int64] | None, columns: list[Column]) -> bool:
+        whole = True
+        keys = 0
+        for name, leaf in leaves:
+            keys += leaf(_values_of(docs, name), rows, columns)
+        for name, inner in objects:
+            values = _values_of(docs, name)
+            keys += len(values) - values.count(_ABSENT)
+            values, kinds, within = _flat(values, rows)
+            if not kinds <= _OBJECTS:
+                raise _Unusual
+            if kinds != {dict}:
+                some = np.flatnonzero(np.fromiter((type(value) is dict for value in values), np.bool_, len(values)))
+                values = [values[row] for row in some.tolist()]
+                within = some if within is None else within[some]
+            if values:
+                whole &= inner(values, within, columns)
+        if sum(map(len, docs)) != keys:
+            if dynamic != "false":
+                raise _Unusual
+            for name in set().union(*docs) - known:
+                if type(name) is not str or "." in name or (not path and name in METADATA_NAMES):
+                    raise _Unusual
+            whole = False
+        return whole
+
+    return read
+
+
+_OBJECTS: Final = frozenset({dict, *_NOTHING})
+
+
+def _values_of(docs: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    """The value of a key in each document, _ABSENT where it is not there."""
+    try:
+        return list(map(itemgetter(name), docs))
+    except KeyError:
+        return [doc.get(name, _ABSENT) for doc in docs]
+
+
+def _flat(
+    values: list[Any], rows: NDArray[np.int64] | None,
+) -> tuple[list[Any], set[type], NDArray[np.int64] | None]:
+    """Values with arrays replaced by their items, the types of the values, and the row of each."""
+    kinds = set(map(type, values))
+    if list not in kinds:
+        return values, kinds, rows
+    lists = [value if type(value) is list else (value,) for value in values]
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    items = list(itertools.chain.from_iterable(lists))
+    return items, set(map(type, items)), np.repeat(np.arange(counts.size) if rows is None else rows, counts)
+
+
+def _leaf_reader(field: FieldType) -> Callable[[list[Any], NDArray[np.int64] | None, list[Column]], int]:
+    """Reads a field's value in each document; the number of documents that have the key."""
+    read = _column_reader(field)
+    others = tuple(_column_reader(other) for other in field.fields)
+    most = 1 + min(_MAX_GAPS // max(1, other.position_increment_gap) for other in (field, *field.fields))
+
+    def leaf(values: list[Any], rows: NDArray[np.int64] | None, columns: list[Column]) -> int:
+        count = len(values)
+        given = values
+        values, kinds, rows = _flat(values, rows)
+        if _Absent in kinds:
+            count -= given.count(_ABSENT)
+        if not kinds <= _SCALARS or (rows is not None and len(values) > most):
+            raise _Unusual
+        if _Absent in kinds:
+            kept = np.flatnonzero(np.fromiter((value is not _ABSENT for value in values), np.bool_, len(values)))
+            values = [values[row] for row in kept.tolist()]
+            rows = kept if rows is None else rows[kept]
+            kinds.discard(_Absent)
+        for each in (read, *others):
+            column = each(values, kinds, rows)
+            if column is not None:
+                columns.append(column)
+        return count
+
+    return leaf
+
+
+_ColumnReader = Callable[[list[Any], set[type], NDArray[np.int64] | None], Column | None]
+
+
+def _column_reader(field: FieldType) -> _ColumnReader:
+    convert = converter(field)
+    quick = _quick(field)
+    numeric = field.is_numeric
+    kind = np.float64 if field.is_float else np.int64
+
+    def read(values: list[Any], kinds: set[type], rows: NDArray[np.int64] | None) -> Column | None:
+        found = quick(values, kinds)
+        if found is None:
+            natives = [convert(value) for value in values]
+            if None in natives:
+                kept = np.flatnonzero(np.fromiter((native is not None for native in natives), np.bool_, len(natives)))
+                natives = [natives[row] for row in kept.tolist()]
+                rows = kept if rows is None else rows[kept]
+            found = np.array(natives, kind) if numeric else natives
+        if not numeric:
+            found = list(map(str.encode, found))
+        return Column(field, rows, found) if len(found) else None
+
+    return read
+
+
+def _quick(field: FieldType) -> Callable[[list[Any], set[type]], Any]:
+    """The native values of values of one type, all of them; None if they must be converted one by one."""
+    if field.type == "text" and field.analyzer != "keyword":
+        return lambda values, kinds: values if kinds == {str} else None
+    if field.is_float:
+        return lambda values, kinds: _floats(values, field.type == "float") if kinds == {float} else None
+    if field.type == "date":
+        form = dates.date_format(field.format)
+        return lambda values, kinds: form.read_many(values) if kinds == {str} else None
+    if field.type == "boolean":
+        return lambda values, kinds: np.array(values, np.int64) if kinds == {bool} else None
+    if field.is_numeric:
+        low, high = field.bounds
+        return lambda values, kinds: (_integers(values, low, high) if kinds == {int} else None)
+    # A code point is at most four bytes of UTF-8 and two units of UTF-16.
+    limit = MAX_TERM_BYTES // 4 if field.ignore_above is None else min(field.ignore_above // 2, MAX_TERM_BYTES // 4)
+    return lambda values, kinds: values if kinds == {str} and max(map(len, values)) <= limit else None
+
+
+def _integers(values: list[Any], low: int, high: int) -> NDArray[np.int64] | None:
+    found = np.array(values, np.int64)
+    return found if low <= int(found.min()) and int(found.max()) <= high else None
+
+
+def _floats(values: list[Any], single: bool) -> NDArray[np.float64] | None:
+    found = np.array(values, np.float64)
+    if single:
+        with np.errstate(over="ignore"):
+            found = found.astype(np.float32).astype(np.float64)
+    return found + 0.0 if np.isfinite(found).all() else None

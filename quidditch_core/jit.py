@@ -1,39 +1,48 @@
-"""The one door to compiled code, and the only file that knows Numba.
+"""The one door to compiled code.
 
 A kernel is a Python function over int64 values (addresses and numbers) that returns an int64. It allocates
-nothing, raises nothing and touches no Python object, so Numba can turn it into plain object code that runs
-without Numba: the first call compiles it (or finds the object in a private cache), loads it through
-``llvmlite.binding`` and from then on calls it by address through ctypes, which releases the GIL.
+nothing, raises nothing and touches no Python object, so it can be compiled to plain machine code that is called by
+address through ctypes, which releases the GIL. The code of a kernel comes from the first of these that has it:
+
+1. an image that ships with the package (``_kernels``), for this kind of processor and of these very sources;
+2. the private cache, ``$XDG_CACHE_HOME/quidditch/kernels``;
+3. Numba, which fills the cache. Meanwhile, the kernel's NumPy reference answers.
 
 ``@kernel`` marks an entry, ``@helper`` a function that kernels call. Both decorators only remember the
-function: importing a kernel file imports neither Numba nor llvmlite. Memory is read and written by ``load_*``
+function: importing a kernel file imports no compiler. Memory is read and written by ``load_*``
 and ``store_*``, which exist only in compiled code.
 
 Every kernel names its NumPy reference, a function of the same signature that reads and writes the same
-addresses. ``QUIDDITCH_KERNELS=numpy`` calls the references instead; the tests compare both.
+addresses. ``QUIDDITCH_KERNELS=numpy`` calls the references and nothing else, ``QUIDDITCH_KERNELS=compiled`` waits for
+the compiler and never calls them; the tests compare all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import hashlib
 import importlib
-import inspect
 import os
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ABI = 1
-"""Number of the calling convention and of the descriptors; part of every cache key."""
+if TYPE_CHECKING:
+    import subprocess
 
-_lock = threading.RLock()
-_engines: list[Any] = []  # execution engines own the machine code, so they live as long as the process
+    from .image import Entry, Image
+
+ABI = 2
+"""Number of the calling convention and of the descriptors; part of every image and cache key."""
+PACKAGE = Path(__file__).parent
+SHIPPED = PACKAGE / "_kernels"
+PATIENCE = 1.0
+"""Seconds that the reference of a kernel may take in all while the kernel is compiled; then callers wait."""
 
 
 class Primitive:
@@ -66,38 +75,46 @@ class Helper:
 
 
 class Kernel:
-    """An entry point: ``kernel(*int64) -> int64``. ``reference`` is ``module:function``."""
+    """An entry point: ``kernel(*int64) -> int64``. ``reference`` is ``module:function``.
 
-    def __init__(self, function: types.FunctionType, reference: str) -> None:
+    A ``bulk`` kernel does jobs that a reference would take minutes for, so its callers wait for the compiler.
+    """
+
+    def __init__(self, function: types.FunctionType, reference: str, bulk: bool = False) -> None:
         self.function = function
         self.reference = reference
-        self.arity = len(inspect.signature(function).parameters)
+        self.bulk = bulk
+        self.arity = function.__code__.co_argcount
         self.name = f"{function.__module__.removeprefix('quidditch_core.')}.{function.__name__}"
-        self._call: Callable[..., int] | None = None
-        self._machine: Callable[..., int] | None = None
         self.__doc__ = function.__doc__
+        self._lock = threading.Lock()
+        self._call: Callable[..., int] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._patience = 0.0 if bulk else PATIENCE
 
     def __call__(self, *args: int) -> int:
         call = self._call
         if call is None:
-            call = self.prepare()
+            call = self._begin()
         return call(*args)
 
-    def prepare(self) -> Callable[..., int]:
+    def prepare(self) -> None:
         """Load or compile the machine code now (``quidditch warmup`` does it for every kernel)."""
-        with _lock:
+        with self._lock:
             if self._call is None:
                 self._call = self.compiled() if enabled() else self.referenced()
-            return self._call
 
     def compiled(self) -> Callable[..., int]:
-        """The machine code as a function of ``arity`` int64; loaded once, for code is never unloaded."""
-        with _lock:
-            if self._machine is None:
-                code, symbol = _object_code(self)
-                prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * self.arity)
-                self._machine = prototype(_load(code, symbol))
-            return self._machine
+        """The machine code, wherever it is from."""
+        return self.shipped() or self.jitted()
+
+    def shipped(self, level: str = "") -> Callable[..., int] | None:
+        """The machine code that was installed with the package, if it was made of these sources."""
+        return _from_shipped(self, [level] if level else levels())
+
+    def jitted(self) -> Callable[..., int]:
+        """The machine code from the cache or the compiler."""
+        return _from_cache(self) or _from_compiler(self)
 
     def referenced(self) -> Callable[..., int]:
         """The NumPy reference."""
@@ -105,15 +122,59 @@ class Kernel:
         function: Callable[..., int] = getattr(importlib.import_module(module), name)
         return function
 
+    def _begin(self) -> Callable[..., int]:
+        """What answers a call before the machine code is at hand."""
+        with self._lock:
+            if self._call is None:
+                self._call = self._settled()
+            return self._call or self._referenced_for_now
 
-def kernel(reference: str) -> Callable[[Callable[..., int]], Kernel]:
+    def _settled(self) -> Callable[..., int] | None:
+        """What answers from now on; None if that is still being compiled."""
+        if not enabled():
+            return self.referenced()
+        found = self.shipped() or _from_cache(self)
+        if found is not None:
+            return found
+        if not _can_compile(self):
+            return self.referenced()
+        if not self._compiles_aside():
+            return _from_compiler(self)
+        if self._child is None:
+            self._child = _start_compiler(self)
+        if self._patience > 0 and self._child.poll() is None:
+            return None
+        with _told_if_slow():
+            failed = self._child.wait()
+        if failed:
+            _say(f"compiling {self.name} failed, NumPy does its work from now on; "
+                 "`quidditch warmup` tells what is wrong")
+            return self.referenced()
+        return self.jitted()
+
+    def _compiles_aside(self) -> bool:
+        """Whether another process compiles: it can import only kernels of the package, and needs a Python."""
+        python = os.path.basename(sys.executable or "").startswith("python") and not hasattr(sys, "frozen")
+        return (python and self.function.__module__.startswith("quidditch_core.") and _cache_dir() is not None
+                and os.environ.get("QUIDDITCH_KERNELS") != "compiled")
+
+    def _referenced_for_now(self, *args: int) -> int:
+        started = time.perf_counter()
+        try:
+            return self.referenced()(*args)
+        finally:
+            self._patience -= time.perf_counter() - started
+
+
+def kernel(reference: str, *, bulk: bool = False) -> Callable[[Callable[..., int]], Kernel]:
     """Mark a function as a kernel whose NumPy reference is ``module:function``.
 
-    Its module may import only NumPy, this module, the layout in ``segment`` and other kernel files.
+    ``bulk`` kernels write segments: their work has no bound that a reference could meet, so callers wait for the
+    compiler. Its module may import only NumPy, this module, ``simd``, the layout in ``segment`` and other kernel files.
     """
     def mark(function: Callable[..., int]) -> Kernel:
         assert isinstance(function, types.FunctionType)
-        return Kernel(function, reference)
+        return Kernel(function, reference, bulk)
     return mark
 
 
@@ -134,54 +195,192 @@ def enabled() -> bool:
     return os.environ.get("QUIDDITCH_KERNELS", "") != "numpy"
 
 
-# --- compiling -------------------------------------------------------------------------------------------
+def every_kernel() -> list[Kernel]:
+    """The kernels of the package, in the order of their names."""
+    found: dict[str, Kernel] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if b"\n@kernel(" in path.read_bytes():
+            name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+            values = vars(importlib.import_module(name)).values()
+            found |= {value.name: value for value in values if isinstance(value, Kernel)}
+    return [found[name] for name in sorted(found)]
 
 
-def _sources(root: Helper | Kernel, seen: dict[str, str]) -> dict[str, str]:
-    """Qualified name -> source, of ``root`` and everything it calls: what a cached object depends on."""
-    function = root.function
+def kernel_named(name: str) -> Kernel:
+    """The kernel of the package with that ``name``."""
+    module, _, function = name.rpartition(".")
+    found = getattr(importlib.import_module(f"quidditch_core.{module}"), function)
+    assert isinstance(found, Kernel)
+    return found
+
+
+_said: set[str] = set()
+
+
+def _say(message: str) -> None:
+    """Tell once, where progress is told."""
+    if message not in _said:
+        _said.add(message)
+        print(f"quidditch: {message}", file=sys.stderr, flush=True)
+
+
+# --- this processor --------------------------------------------------------------------------------------------
+
+LEVELS = {
+    "x86-64-v3": ("x86_64", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
+    "x86-64-v2": ("x86_64", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"),
+    "aarch64": ("aarch64", "fp asimd"),
+}
+"""The processors that images ship for, best first: their machine and the features they must have."""
+
+
+@functools.cache
+def _processor() -> dict[str, str]:
+    """What the kernel tells about the first processor; empty where it tells nothing."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            lines = file.read(16384).partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def levels() -> list[str]:
+    """The levels of this processor, best first."""
+    machine, told = os.uname().machine, _processor()
+    has = set((told.get("flags") or told.get("Features") or "").split())
+    return [level for level, (kind, needed) in LEVELS.items() if kind == machine and has.issuperset(needed.split())]
+
+
+# --- the images that ship --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def digest(file: str) -> str:
+    """SHA-256 of a source of the package, given by its path in the package; empty if there is none."""
+    try:
+        return hashlib.sha256((PACKAGE / file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _image_for(level: str) -> Image | None:
+    image = _read(SHIPPED / f"{level}.image")
+    if isinstance(image, str):
+        _say(f"{SHIPPED / level}.image is not used, for {image}; reinstall quidditch-core")
+        return None
+    return image if image is not None and image.manifest.cpu == level else None
+
+
+@functools.cache
+def _code_for(level: str) -> int | None:
+    image = _image_for(level)
+    return _mapped(image, SHIPPED / f"{level}.image") if image else None
+
+
+def _from_shipped(entry: Kernel, wanted: list[str]) -> Callable[..., int] | None:
+    from .image import function
+
+    for level in wanted:
+        image = _image_for(level)
+        made = image and _made_of_this(entry, image)
+        base = _code_for(level) if made else None
+        if made and base is not None:
+            return function(base, made)
+    return None
+
+
+def _made_of_this(entry: Kernel, image: Image) -> Entry | None:
+    """The kernel in an image that ships, if its sources are still the same."""
+    made = image.manifest.kernels.get(entry.name)
+    if made is None or made.arity != entry.arity or image.manifest.abi != ABI:
+        return None
+    return made if all(digest(file) == image.manifest.files[file] for file in made.files) else None
+
+
+def ships(entry: Kernel, path: Path) -> bool:
+    """Whether the image at ``path`` holds the kernel as its sources are now."""
+    image = _read(path)
+    return image is not None and not isinstance(image, str) and _made_of_this(entry, image) is not None
+
+
+def _read(path: Path) -> Image | str | None:
+    """The image in a file; what is wrong with it; or None if there is none."""
+    from .image import Damaged, Image
+
+    try:
+        return Image(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, Damaged) as error:
+        return str(error)
+
+
+def _mapped(image: Image, path: Path) -> int | None:
+    try:
+        return image.map(path)
+    except OSError as error:
+        _say(f"machine code cannot be loaded, NumPy does its work: {error}")
+        return None
+
+
+# --- the cache -------------------------------------------------------------------------------------------------
+
+
+def names(code: types.CodeType) -> set[str]:
+    """The global names that a function and those inside it use."""
+    found = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            found |= names(const)
+    return found
+
+
+def _meaning(function: types.FunctionType, seen: dict[str, str]) -> dict[str, str]:
+    """Name -> what it does, of ``function`` and everything it calls: all that its machine code depends on."""
     name = f"{function.__module__}.{function.__qualname__}"
-    if name in seen:
-        return seen
-    parts = [inspect.getsource(function)]
-    seen[name] = ""
-    for used in sorted(_names(function.__code__)):
-        value = function.__globals__.get(used)
-        if isinstance(value, Helper):
-            _sources(value, seen)
-        elif isinstance(value, int | float):
-            parts.append(f"{used}={value!r}")
-    seen[name] = "\n".join(parts)
+    if name not in seen:
+        seen[name] = ""
+        parts = [_instructions(function.__code__), repr(function.__defaults__)]
+        for used in sorted(names(function.__code__) & function.__globals__.keys()):
+            value = function.__globals__[used]
+            if isinstance(value, Helper):
+                parts.append(f"{used}={value.function.__module__}.{value.function.__qualname__} {value.inline}")
+                _meaning(value.function, seen)
+            elif isinstance(value, Primitive):
+                parts.append(f"{used}={value.name}")
+            elif isinstance(value, int | float | str | bytes | tuple | None):
+                parts.append(f"{used}={value!r}")
+            elif not isinstance(value, types.ModuleType | type):
+                raise TypeError(f"{name} uses {used}, a {type(value).__name__}: kernels know numbers, helpers, loads "
+                                "and stores, and modules")
+        seen[name] = "\n".join(parts)
     return seen
 
 
-def _names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= _names(const)
-    return names
+def _instructions(code: types.CodeType) -> str:
+    consts = [_instructions(const) if isinstance(const, types.CodeType) else repr(const) for const in code.co_consts]
+    return repr((code.co_code, consts, code.co_names, code.co_varnames, code.co_freevars))
 
 
 def _key(entry: Kernel) -> str:
-    import llvmlite
-    import llvmlite.binding as llvm
-    import numpy
-
-    digest = hashlib.sha256(repr((ABI, sys.version_info[:2], llvmlite.__version__, _numba_version(),
-                                  numpy.__version__)).encode())
-    digest.update(repr((llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())).encode())
-    for file in (Path(__file__), Path(__file__).with_name("simd.py")):
-        digest.update(file.read_bytes())
-    for name, source in sorted(_sources(entry, {}).items()):
-        digest.update(name.encode() + b"\0" + source.encode() + b"\0")
-    return digest.hexdigest()[:32]
+    told = _processor()
+    about = [told.get(field) for field in ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part",
+                                           "CPU variant", "Features")]
+    made = hashlib.sha256(repr((ABI, sys.version_info[:2], _versions(), os.uname().machine, about)).encode())
+    for file in ("jit.py", "simd.py", "compiler.py", "linker.py", "image.py"):
+        made.update(digest(file).encode())
+    for name, meaning in sorted(_meaning(entry.function, {}).items()):
+        made.update(name.encode() + b"\0" + meaning.encode() + b"\0")
+    return made.hexdigest()[:32]
 
 
-def _numba_version() -> str:
+@functools.cache
+def _versions() -> tuple[str, ...]:
     from importlib.metadata import version
 
-    return version("numba")
+    return tuple(version(name) for name in ("numba", "llvmlite", "numpy"))
 
 
 def _cache_dir() -> Path | None:
@@ -193,7 +392,7 @@ def _cache_dir() -> Path | None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = path.stat()
-        if state.st_uid != os.getuid():
+        if state.st_uid != os.getuid() or not os.access(path, os.W_OK | os.X_OK):
             return None
         if state.st_mode & 0o077:
             path.chmod(0o700)
@@ -202,190 +401,130 @@ def _cache_dir() -> Path | None:
     return path
 
 
-_MAGIC = b"QDKERNEL1\n"
-
-
-def _read_cached(path: Path) -> tuple[bytes, str] | None:
-    """The object and its symbol if the file is whole; a damaged file is deleted."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    head = len(_MAGIC)
-    if data[:head] == _MAGIC and hashlib.sha256(data[head + 32:]).digest() == data[head:head + 32]:
-        symbol, _, code = data[head + 32:].partition(b"\0")
-        return code, symbol.decode()
-    with contextlib.suppress(OSError):
-        path.unlink()
-    return None
-
-
-def _write_cached(path: Path, code: bytes, symbol: str) -> None:
-    body = symbol.encode() + b"\0" + code
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with contextlib.suppress(OSError):  # a full or read-only cache costs time, never an answer
-        temporary.write_bytes(_MAGIC + hashlib.sha256(body).digest() + body)
-        temporary.replace(path)
-
-
-def _object_code(entry: Kernel) -> tuple[bytes, str]:
+def _place(entry: Kernel) -> Path | None:
+    """Where the cache keeps the image of a kernel."""
     directory = _cache_dir()
-    path = directory / f"{entry.name}-{_key(entry)}.o" if directory else None
-    if path is not None and (cached := _read_cached(path)) is not None:
-        return cached
-    _announce(cached=path is not None)
-    code, symbol = _compile(entry)
+    return directory / f"{entry.name}-{_key(entry)}.image" if directory else None
+
+
+def _from_cache(entry: Kernel) -> Callable[..., int] | None:
+    if not _has_numba():
+        return None
+    path = _place(entry)
+    return None if path is None else _loaded(entry, path)
+
+
+def _loaded(entry: Kernel, path: Path) -> Callable[..., int] | None:
+    """The kernel in a file of the cache; a file that is not what it says is deleted."""
+    from .image import function
+
+    image = _read(path)
+    if image is None:
+        return None
+    if isinstance(image, str) or image.manifest.key != _key(entry):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+    base = _mapped(image, path)
+    return entry.referenced() if base is None else function(base, image.manifest.kernels[entry.name])
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a whole file in place at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- compiling -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _has_numba() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("numba") is not None
+
+
+def _can_compile(entry: Kernel) -> bool:
+    if not _has_numba():
+        _say("no machine code fits this processor and Numba is not installed, so NumPy does its work, slowly: "
+             "pip install 'quidditch-core[jit]'")
+    elif os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        _say("NUMBA_DISABLE_JIT forbids compiling, so NumPy does the work of the kernels")
+    else:
+        return True
+    return False
+
+
+def _from_compiler(entry: Kernel) -> Callable[..., int]:
+    """Compile in this process, into the cache if there is one."""
+    from .compiler import compile_kernels
+    from .image import Image, function
+
+    path = _place(entry)
+    if path is None:
+        _say("no private cache directory is usable, so every process compiles anew")
+    with _told_if_slow(), _alone(path):
+        found = None if path is None else _loaded(entry, path)  # by another process, while this one waited
+        if found is not None:
+            return found
+        data = compile_kernels([entry], key=_key(entry))
     if path is not None:
-        _write_cached(path, code, symbol)
-    return code, symbol
+        with contextlib.suppress(OSError):  # a full or read-only cache costs time, never an answer
+            write(path, data)
+    image = Image(data)
+    base = _mapped(image, path or Path(os.devnull))
+    return entry.referenced() if base is None else function(base, image.manifest.kernels[entry.name])
 
 
-_announced = False
+@contextlib.contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """Held by one process of those that compile the same kernel; the others wait."""
+    if path is None:
+        yield
+        return
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(path.with_suffix(".lock").open("wb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def _announce(cached: bool) -> None:
-    global _announced
-    if not _announced:
-        _announced = True
-        after = ("once on this machine; `quidditch warmup` does it ahead of time" if cached
-                 else "in every process, since no private cache directory is usable")
-        print(f"quidditch: compiling kernels for this CPU ({after})", file=sys.stderr, flush=True)
+def _start_compiler(entry: Kernel) -> subprocess.Popen[bytes]:
+    """A process that compiles ``entry`` into the cache, and goes on to its end if this one ends before."""
+    import atexit
+    import subprocess
+
+    _say("compiling kernels for this processor, once; until then NumPy answers queries "
+         "(`quidditch warmup` does it ahead of time)")
+    program = (f"import sys; sys.path[:] = {sys.path!r}; from quidditch_core.compiler import main; "
+               f"main('keep', {entry.name!r})")
+    nowhere = subprocess.DEVNULL
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    atexit.register(_leave, child)
+    return child
 
 
-def _compile(entry: Kernel) -> tuple[bytes, str]:
-    from numba import cfunc
-    from numba import types as nbt
-
-    signature = nbt.int64(*[nbt.int64] * entry.arity)
-    compiled: Any = cfunc(signature, error_model="numpy")(_bind(entry.function, {}))
-    return compiled._library.serialize_using_object_code()[2][0], compiled.native_name
+def _leave(child: subprocess.Popen[bytes]) -> None:
+    """Let a child go on alone, which Popen would warn about."""
+    if child.poll() is None:
+        child.returncode = 0
 
 
-def _bind(function: types.FunctionType, done: dict[int, Any]) -> types.FunctionType:
-    """A copy of ``function`` whose globals hold Numba's counterparts of our helpers and primitives."""
-    from numba import njit
-
-    bound = dict(function.__globals__)
-    for name in _names(function.__code__):
-        value = bound.get(name)
-        if isinstance(value, Primitive):
-            bound[name] = _primitives()[value.name]
-        elif isinstance(value, Helper):
-            if id(value) not in done:
-                done[id(value)] = njit(nogil=True, error_model="numpy", forceinline=value.inline)(
-                    _bind(value.function, done))
-            bound[name] = done[id(value)]
-    return types.FunctionType(function.__code__, bound, function.__name__, function.__defaults__)
-
-
-_primitive_table: dict[str, Any] = {}
-
-
-def _primitives() -> dict[str, Any]:
-    """The loads, stores and bit operations as Numba intrinsics (portable LLVM IR)."""
-    if _primitive_table:
-        return _primitive_table
-    from llvmlite import ir
-    from numba import types as nbt
-    from numba.extending import intrinsic
-
-    from .simd import intrinsics
-
-    _primitive_table.update(intrinsics())
-
-    def load(width: int, signed: bool, result: Any, floating: Any = None) -> Any:
-        @intrinsic
-        def primitive(typingctx: Any, address: Any) -> Any:
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                kind = floating or ir.IntType(width)
-                value = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
-                value.align = 1
-                if floating or width == 64:
-                    return value
-                return (builder.sext if signed else builder.zext)(value, ir.IntType(64))
-            return result(nbt.int64), build
-        return primitive
-
-    def store(width: int, argument: Any, floating: Any = None) -> Any:
-        @intrinsic
-        def primitive(typingctx: Any, address: Any, value: Any) -> Any:
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                kind = floating or ir.IntType(width)
-                cast = args[1]
-                if not floating and width < 64:
-                    cast = builder.trunc(cast, kind)
-                builder.store(cast, builder.inttoptr(args[0], kind.as_pointer()), align=1)
-                return context.get_dummy_value()
-            return nbt.void(nbt.int64, argument), build
-        return primitive
-
-    def unary(result: Any, argument: Any, emit: Callable[[Any, Any], Any]) -> Any:
-        @intrinsic
-        def primitive(typingctx: Any, value: Any) -> Any:
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                return emit(builder, args[0])
-            return result(argument), build
-        return primitive
-
-    i64, single, double = ir.IntType(64), ir.FloatType(), ir.DoubleType()
-    for width in (8, 16, 32):
-        _primitive_table[f"load_u{width}"] = load(width, False, nbt.int64)
-        _primitive_table[f"store_u{width}"] = store(width, nbt.int64)
-    _primitive_table["load_i32"] = load(32, True, nbt.int64)
-    _primitive_table["store_i32"] = store(32, nbt.int64)
-    _primitive_table["load_u64"] = load(64, False, nbt.uint64)
-    _primitive_table["store_u64"] = store(64, nbt.uint64)
-    _primitive_table["load_i64"] = load(64, True, nbt.int64)
-    _primitive_table["store_i64"] = store(64, nbt.int64)
-    _primitive_table["load_f32"] = load(32, False, nbt.float32, single)
-    _primitive_table["store_f32"] = store(32, nbt.float32, single)
-    _primitive_table["load_f64"] = load(64, False, nbt.float64, double)
-    _primitive_table["store_f64"] = store(64, nbt.float64, double)
-    _primitive_table["f32_bits"] = unary(
-        nbt.int64, nbt.float32, lambda b, v: b.zext(b.bitcast(v, ir.IntType(32)), i64))
-    _primitive_table["bits_f32"] = unary(
-        nbt.float32, nbt.int64, lambda b, v: b.bitcast(b.trunc(v, ir.IntType(32)), single))
-    _primitive_table["popcount"] = unary(nbt.int64, nbt.uint64, lambda b, v: b.ctpop(v))
-    _primitive_table["ctz"] = unary(
-        nbt.int64, nbt.uint64, lambda b, v: b.cttz(v, ir.Constant(ir.IntType(1), 0)))
-    return _primitive_table
-
-
-# --- loading ---------------------------------------------------------------------------------------------
-
-# Numba's objects mention its runtime even where no code path of ours can reach it (nothing allocates or raises).
-_RUNTIME = ("numba_gil_ensure", "numba_gil_release", "numba_unpickle", "NRT_Free", "NRT_Allocate", "NRT_incref",
-            "NRT_decref", "NRT_MemInfo_call_dtor", "numba_do_raise")
-
-
-def _load(code: bytes, symbol: str) -> int:
-    """Link one object into the process; the address of its entry."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    if not _engines:
-        for name in _RUNTIME:
-            if not llvm.address_of_symbol(name):
-                llvm.add_symbol(name, ctypes.cast(_unreachable, ctypes.c_void_p).value or 0)
-    machine = llvm.Target.from_default_triple().create_target_machine()
-    module = llvm.parse_assembly("")
-    module.triple = llvm.get_default_triple()
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
-    address = engine.get_function_address(symbol)
-    if not address:
-        raise RuntimeError(f"kernel object lacks its symbol {symbol}")
-    return int(address)
-
-
-_unreachable = ctypes.CFUNCTYPE(None)(os.abort)
-
-
-def compile_seconds(entry: Kernel) -> float:
-    """Seconds that compiling ``entry`` takes on this machine, leaving the cache alone."""
-    started = time.perf_counter()
-    _compile(entry)
-    return time.perf_counter() - started
+@contextlib.contextmanager
+def _told_if_slow() -> Iterator[None]:
+    """Says what is going on if it takes more than a second."""
+    timer = threading.Timer(1.0, _say, ["compiling kernels for this processor, once "
+                                        "(`quidditch warmup` does it ahead of time)"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

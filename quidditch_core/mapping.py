@@ -6,7 +6,7 @@ one. Its dict form is OpenSearch's. Pure data: no I/O, no analysis; analyzers ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import replace
 from types import MappingProxyType
@@ -66,6 +66,7 @@ class Mapping:
         )
         self.objects: Final = frozenset(node.name for node in nodes if isinstance(node, ObjectField))
         self._parser: documents.Parser | None = None
+        self._reader: documents.Reader | None = None
 
     @property
     def dynamic(self) -> Dynamic:
@@ -130,6 +131,14 @@ class Mapping:
         except NewField:
             return self._grown_by(doc).parse_document(doc)
         return ParsedDocument(values, self)
+
+    def read_documents(self, docs: Sequence[dict[str, Any]]) -> documents.Table | None:
+        """What ``parse_document`` finds in each of many documents, as columns; None if one of them has a new field, a
+        value that does not fit, or anything else that is better seen to one by one."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = documents.compile_reader(self.root)
+        return reader(docs)
 
     def _grown_by(self, doc: Dict[str, Any]) -> Mapping:
         added = documents.discover(doc, self.root, date_detection=self.date_detection)

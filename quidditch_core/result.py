@@ -7,12 +7,12 @@ decoded when someone looks at ``source``, so a search whose sources nobody reads
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol, overload
+
+import msgspec
 
 from quidditch_core.errors import QuidditchError
 
@@ -22,8 +22,7 @@ _SHOWN_CHARACTERS = 80
 _SHOWN_CHARACTERS_LONG = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(msgspec.Struct, frozen=True):
     """How many documents match: exactly ``value`` ("eq"), or at least ("gte")."""
 
     value: int
@@ -48,8 +47,6 @@ class _Sourced:
     def source(self) -> dict[str, Any] | None:
         """The document; None where the request left it out."""
         if isinstance(self._source, bytes):
-            import msgspec  # not at import: whoever only writes does not need it
-
             self._source = msgspec.json.decode(self._source, type=dict[str, Any])
         return self._source
 
@@ -93,8 +90,7 @@ class Hit(_Sourced):
         return f"Hit({self.id!r}, score={self.score!r}{sort})"
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True):
     """How a search found its hits, and what it took.
 
     ``path``: ``union``, ``intersection`` or ``phrase`` are the pruned ways, ``exhaustive`` scores or filters every
@@ -135,7 +131,7 @@ class Profile:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return f"<pre>{_escaped(str(self))}</pre>"
 
 
 class LazyHits(Protocol):
@@ -229,7 +225,7 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         columns = self._columns()
-        lines = [f"<p>{html.escape(self._headline())}</p>"]
+        lines = [f"<p>{_escaped(self._headline())}</p>"]
         if self.hits:
             lines.append("<table><thead><tr>")
             lines += [f"<th>{name}</th>" for name in columns]
@@ -263,16 +259,15 @@ class SearchResult:
         return "" if hit.source is None else json.dumps(hit.source, ensure_ascii=False)
 
     def _cell_html(self, cell: str) -> str:
-        text = html.escape(_cut(cell, _SHOWN_CHARACTERS_LONG))
+        text = _escaped(_cut(cell, _SHOWN_CHARACTERS_LONG))
         if not self.pre_tag or not self.post_tag:
             return text
         # Only pairs become tags, and only tags of our own: what a document says stays text.
-        pre, post = (re.escape(html.escape(tag)) for tag in (self.pre_tag, self.post_tag))
+        pre, post = (re.escape(_escaped(tag)) for tag in (self.pre_tag, self.post_tag))
         return re.sub(f"{pre}(.*?){post}", r"<mark>\1</mark>", text, flags=re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(msgspec.Struct, frozen=True):
     """What one write did: ``result`` is ``created``, ``updated``, ``deleted``, ``not_found`` or ``noop``."""
 
     id: str
@@ -305,8 +300,7 @@ class Document(_Sourced):
         return f"Document({self.id!r}, {source}, seq_no={self.seq_no}, version={self.version})"
 
 
-@dataclass(frozen=True, slots=True)
-class BulkFailure:
+class BulkFailure(msgspec.Struct, frozen=True):
     """One document of a bulk that was refused: its place in the input, its id if known, and why."""
 
     position: int
@@ -314,12 +308,11 @@ class BulkFailure:
     error: QuidditchError
 
 
-@dataclass(frozen=True, slots=True)
-class BulkReport:
+class BulkReport(msgspec.Struct, frozen=True):
     """What a bulk did: documents indexed, those refused, and milliseconds."""
 
     indexed: int
-    failed: list[BulkFailure] = field(default_factory=list)
+    failed: list[BulkFailure] = msgspec.field(default_factory=list)
     took_ms: float = 0.0
 
     def __str__(self) -> str:
@@ -333,8 +326,7 @@ class BulkReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """Why a document has its score: a value, what it means, and the values it was computed from.
 
     ``match`` is False where the document does not match at all.
@@ -356,8 +348,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One thing that is wrong in an index.
 
     ``segment`` is the file (or the segment in memory), ``section`` a part of it, empty for the whole. What is
@@ -379,15 +370,14 @@ class Problem:
         return text if self.expected is None else f"{text}; expected {self.expected}"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(msgspec.Struct, frozen=True):
     """What a check of an index read, and every problem that it found; ``bytes`` of the files it read."""
 
     path: str
     segments: int
     docs: int
     bytes: int
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = msgspec.field(default_factory=list)
     took_ms: float = 0.0
 
     @property
@@ -402,8 +392,7 @@ class CheckReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Documents:
+class Documents(msgspec.Struct, frozen=True):
     """Some documents of a segment that something happened to: of ``start`` .. ``stop`` - 1 those that may live.
 
     ``count`` is how many, None where nothing says so; ``ids`` are those of them that could be read.
@@ -426,8 +415,7 @@ class Documents:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class RepairReport:
+class RepairReport(msgspec.Struct, frozen=True):
     """What a repair saved from the index at ``path`` into the one at ``to``.
 
     ``salvaged`` documents are in the new index. ``lost`` are those that lived and could not be read. ``unknown``
@@ -439,9 +427,9 @@ class RepairReport:
     to: str
     mapping: str
     salvaged: int
-    lost: list[Documents] = field(default_factory=list)
-    unknown: list[Documents] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    lost: list[Documents] = msgspec.field(default_factory=list)
+    unknown: list[Documents] = msgspec.field(default_factory=list)
+    mended: list[str] = msgspec.field(default_factory=list)
     took_ms: float = 0.0
 
     @property
@@ -455,6 +443,12 @@ class RepairReport:
         for title, items in (("mended", self.mended), ("lost", self.lost), ("unknown", self.unknown)):
             lines += [_printable(f"{title}: {item}", _SHOWN_CHARACTERS_LONG) for item in items]
         return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    from html import escape  # only notebooks need it
+
+    return escape(text)
 
 
 def _cut(text: str, length: int) -> str:

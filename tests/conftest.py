@@ -16,6 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from quidditch_core import jit
+
 COMMON: dict[str, Any] = {
     "deadline": None,  # the first call of a kernel compiles it
     "print_blob": True,
@@ -25,6 +27,7 @@ hypothesis.settings.register_profile("ci", max_examples=50, derandomize=bool(os.
 # Shrinking a counterexample takes minutes, more than a run of the tests may.
 hypothesis.settings.register_profile("raw", max_examples=200, phases=[hypothesis.Phase.generate], **COMMON)
 hypothesis.settings.register_profile("long", max_examples=5_000, stateful_step_count=100, **COMMON)
+os.environ.setdefault("QUIDDITCH_KERNELS", "compiled")  # wait for the compiler, so that what is tested is known
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
 
 
@@ -58,6 +61,21 @@ def python_env(root: Path) -> dict[str, str]:
     """An environment for child processes that import the package from this checkout, installed or not."""
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture(scope="module", params=["jit", *jit.LEVELS])
+def machine_code(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where ``Kernel.compiled`` gets its code: from the compiler, or from one of the images that ship."""
+    source: str = request.param
+    if source != "jit" and source not in jit.levels():
+        pytest.skip(f"this processor is no {source}")
+    if source != "jit" and not all(entry.shipped(source) for entry in jit.every_kernel()):
+        message = "there is no image of the sources as they are: make kernels"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit.Kernel, "compiled",
+                      jit.Kernel.jitted if source == "jit" else lambda entry: entry.shipped(source))
+        yield source
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quidditch_core import jit
+from quidditch_core import compiler, jit
 from quidditch_core.jit import (
     Kernel,
     bits_f32,
@@ -76,7 +77,7 @@ def toy_in_python(a: int, b: int) -> int:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory of our own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(jit, "_announced", False)
+    monkeypatch.setattr(jit, "_said", set())
     return tmp_path / "cache" / "quidditch" / "kernels"
 
 
@@ -84,13 +85,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that were compiled and not found in the cache."""
     names: list[str] = []
-    compile_ = jit._compile
+    compile_kernels = compiler.compile_kernels
 
-    def noted(entry: Kernel) -> tuple[bytes, str]:
-        names.append(entry.name)
-        return compile_(entry)
+    def noted(entries: list[Kernel], **options: Any) -> bytes:
+        names.extend(entry.name for entry in entries)
+        return compile_kernels(entries, **options)
 
-    monkeypatch.setattr(jit, "_compile", noted)
+    monkeypatch.setattr(compiler, "compile_kernels", noted)
     return names
 
 
@@ -112,7 +113,8 @@ def test_reference_on_request(cache: Path, monkeypatch: pytest.MonkeyPatch, comp
     monkeypatch.setenv("QUIDDITCH_KERNELS", "numpy")
     entry = fresh(toy)
     assert entry(5, -9) == 7
-    assert entry.prepare() is toy_in_python
+    entry.prepare()
+    assert entry._call is toy_in_python
     assert compilations == []
     assert not cache.exists()
 
@@ -159,8 +161,7 @@ def test_the_second_process_needs_no_numba(tmp_path: Path, python_env: dict[str,
         for _ in range(2)
     )
     assert first.stdout.split(maxsplit=1) == ["144", "['llvmlite', 'numba']\n"]
-    assert second.stdout.split(maxsplit=1) == ["144", "['llvmlite']\n"]
-    assert first.stderr.count("compiling kernels") == 1
+    assert second.stdout.split(maxsplit=1) == ["144", "[]\n"]
     assert second.stderr == ""
 
 
@@ -177,12 +178,31 @@ print({"numba", "llvmlite"} & sys.modules.keys())
     assert child.stdout == "set()\n"
 
 
-def test_a_cached_kernel_is_not_compiled_again(cache: Path, compilations: list[str], capfd: Any) -> None:
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.image"))
+
+
+def test_a_cached_kernel_is_not_compiled_again(cache: Path, compilations: list[str]) -> None:
     assert fresh(toy)(1, 1) == 5
     assert fresh(toy)(1, 1) == 5
     assert compilations == [toy.name]
-    assert [path.name for path in cache.iterdir()] == [f"{toy.name}-{jit._key(toy)}.o"]
-    assert "once on this machine" in capfd.readouterr().err
+    assert [path.name for path in entries(cache)] == [f"{toy.name}-{jit._key(toy)}.image"]
+
+
+def test_a_long_compilation_says_what_it_is(cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    compile_kernels = compiler.compile_kernels
+
+    def slow(entries: list[Kernel], **options: Any) -> bytes:
+        time.sleep(1.2)
+        return compile_kernels(entries, **options)
+
+    assert fresh(toy)(1, 1) == 5
+    said_by_a_quick_one = capfd.readouterr().err
+    monkeypatch.setattr(compiler, "compile_kernels", slow)
+    for entry in (fresh(divide), fresh(bits)):
+        entry.prepare()
+    assert capfd.readouterr().err.count("`quidditch warmup` does it ahead of time") == 1
+    assert "every process" not in said_by_a_quick_one
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -203,17 +223,17 @@ def flipped(data: bytes, at: int) -> bytes:
     lambda data: flipped(data, len(data) - 1),
     lambda data: bytes(len(data)),
 ], ids=["empty", "in the magic", "in the hash", "half", "one byte less", "one byte more", "magic flipped",
-        "hash flipped", "symbol flipped", "code flipped", "last flipped", "zeros"])
+        "code flipped", "more code flipped", "the middle flipped", "last flipped", "zeros"])
 def test_a_damaged_entry_is_made_again(cache: Path, compilations: list[str], damage: Any) -> None:
     assert fresh(toy)(2, 2) == 9
-    path, = cache.iterdir()
+    path, = entries(cache)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    assert jit._read_cached(path) is None
+    assert jit._from_cache(toy) is None
     assert not path.exists()
     assert fresh(toy)(2, 2) == 9
     assert compilations == [toy.name] * 2
-    assert jit._read_cached(path) is not None
+    assert jit._from_cache(toy) is not None
     assert fresh(toy)(2, 2) == 9
     assert compilations == [toy.name] * 2
 
@@ -238,7 +258,7 @@ def test_without_a_usable_directory_it_compiles_every_time(
     monkeypatch.setenv(variable, str(place(tmp_path)))
     assert fresh(toy)(3, 3) == fresh(toy)(3, 3) == 13
     assert compilations == [toy.name] * 2
-    assert capfd.readouterr().err.count("in every process") == 1
+    assert capfd.readouterr().err.count("every process compiles anew") == 1
 
 
 def test_a_directory_of_somebody_else_is_not_used(
@@ -258,6 +278,29 @@ def test_nobody_else_can_write_to_the_directory(cache: Path) -> None:
     assert cache.stat().st_mode & 0o077 == 0
 
 
+def test_an_entry_under_the_name_of_another_is_not_it(cache: Path, compilations: list[str]) -> None:
+    assert fresh(toy)(2, 2) == 9
+    assert fresh(divide)(9, 2) == 4
+    for path, other in itertools.permutations(entries(cache)):
+        path.with_suffix(".moved").write_bytes(other.read_bytes())
+    for path in cache.glob("*.moved"):
+        path.replace(path.with_suffix(".image"))
+    assert fresh(toy)(2, 2) == 9
+    assert fresh(divide)(9, 2) == 4
+    assert compilations == [toy.name, divide.name] * 2
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path, python_env: dict[str, str]) -> None:
+    (tmp_path / "toy.py").write_text(TOY_PROGRAM)
+    env = python_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    children = [subprocess.Popen([sys.executable, "-c", "import toy; toy.report()"], env=env, cwd=tmp_path, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    said = [child.communicate()[0].split(maxsplit=1) for child in children]
+    assert [answer for answer, _ in said] == ["144"] * 4
+    assert [child.returncode for child in children] == [0] * 4
+    assert len(entries(tmp_path / "cache" / "quidditch" / "kernels")) == 1
+
+
 def test_an_entry_that_cannot_be_written_costs_no_answer(
     cache: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -266,7 +309,7 @@ def test_an_entry_that_cannot_be_written_costs_no_answer(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert fresh(toy)(6, 6) == 25
-    assert list(cache.iterdir()) == []
+    assert entries(cache) == []
 
 
 # --- the key -----------------------------------------------------------------------------------------------
@@ -329,21 +372,25 @@ def test_the_key_is_that_of_everything_that_is_compiled(key_of: Any) -> None:
 
 
 def test_the_key_is_that_of_the_compiler_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    import llvmlite
-    import llvmlite.binding
-
     keys = {jit._key(toy)}
-    for thing, name, other in (
-        (jit, "ABI", jit.ABI + 1),
-        (llvmlite, "__version__", "0"),
-        (np, "__version__", "0"),
-        (jit, "_numba_version", lambda: "0"),
-        (llvmlite.binding, "get_host_cpu_name", lambda: "i386"),
+    for name, other in (
+        ("ABI", jit.ABI + 1),
+        ("_versions", lambda: ("0", "0", "0")),
+        ("_processor", lambda: {"flags": "fpu"}),
+        ("digest", lambda file: "0" if file == "simd.py" else ""),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(thing, name, other)
+            patch.setattr(jit, name, other)
             keys.add(jit._key(toy))
-    assert len(keys) == 6
+    assert len(keys) == 5
+
+
+def test_what_a_key_cannot_tell_is_no_kernel() -> None:
+    """A global that is neither number nor helper could change unseen."""
+    globals_ = {"triple": [], "one_more": one_more, "__name__": __name__}
+    function = types.FunctionType(toy.function.__code__, globals_)
+    with pytest.raises(TypeError, match="toy uses triple, a list"):
+        jit._key(Kernel(function, "nowhere:toy"))
 
 
 # --- what kernels can do -----------------------------------------------------------------------------------

@@ -82,6 +82,13 @@ class Memory:
         return raw[:bytes_].view(dtype)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _from_everywhere(machine_code: str) -> None:
+    """All tests of this file run once for each place that machine code comes from."""
+    function.cache_clear()
+    usual.cache_clear()
+
+
 @functools.cache
 def function(kernel: Kernel, path: str) -> Callable[..., int]:
     return kernel.compiled() if path == "compiled" else kernel.referenced()
@@ -687,75 +694,6 @@ def test_gather_renumbers_and_drops(seed: int, deleted: float) -> None:
         assert engine.gather(rows, numbers) == expected
         counts = [{doc: [len(places)] for doc, places in term.items()} for term in expected]
         assert engine.gather(rows, numbers, positions=False) == counts
-
-
-# --- building ----------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.binary(max_size=20) | st.binary(max_size=1), max_size=80), st.integers(0, 3))
-def test_intern_and_rehash(tokens: list[bytes], begin: int) -> None:
-    tokens = [b""] * begin + tokens  # tokens before ``begin`` are not looked at
-    data, sizes = as_bytes(b"".join(tokens)), np.array([*map(len, tokens), 0], np.int64)
-    starts = np.cumsum(sizes) - sizes
-    first_seen: dict[bytes, int] = {}
-    expected = [first_seen.setdefault(token, len(first_seen)) for token in tokens[begin:]]
-    traces = []
-    for path in PATHS:
-        with Memory() as memory:
-            ids, trace = memory.zeros(len(tokens), np.uint32), []
-            ends, hashes = memory.zeros(100, np.int64), memory.zeros(100, np.uint64)
-            state = memory.zeros(build.I_SLOTS, np.int64)
-            state[build.I_ENDS], state[build.I_HASHES] = address(ends), address(hashes)
-            arena = memory.zeros(8, np.uint8)
-            done, mask = begin, 3
-            while True:  # grow whatever may be full, as long as something is
-                table = memory.zeros(mask + 1, np.uint32)
-                larger = memory.zeros(arena.size * 2, np.uint8)
-                larger[: arena.size] = arena
-                arena = larger
-                state[build.I_MASK], state[build.I_TABLE] = mask, address(table)
-                state[build.I_ARENA], state[build.I_ARENA_SIZE] = address(arena), arena.size
-                state[build.I_MAX_TERMS] = min(100, mask)
-                assert call(build.rehash, path, state) == 0
-                trace.append(table.tolist())
-                done = call(build.intern, path, state, data, starts, sizes, done, len(tokens), ids)
-                trace += [done, table.tolist(), ends.tolist(), hashes.tolist(), arena.tobytes(), state[:2].tolist()]
-                if done >= len(tokens):
-                    break
-                mask = 2 * mask + 1
-        assert ids[begin:].tolist() == expected
-        known = arena.tobytes()[: state[build.I_USED]]
-        bounds = pairwise([0, *ends[: len(first_seen)].tolist()])
-        assert [known[start:end] for start, end in bounds] == list(first_seen)
-        traces.append(trace)
-    assert traces[0] == traces[1]
-
-
-@given(st.lists(st.tuples(st.integers(0, 5) | st.just(0xFFFFFFFF), st.integers(0, 9), st.integers(0, 2**32 - 1)),
-                max_size=60), st.booleans())
-def test_scatter_sorts_and_group_folds(tokens: list[tuple[int, int, int]], with_positions: bool) -> None:
-    ranks, docs, positions = (np.array([*column, 0], np.uint32) for column in zip(*tokens, (0, 0, 0), strict=True))
-    ranks = ranks[:-1]
-    kept = [token for token in tokens if token[0] != 0xFFFFFFFF]
-    ordered = sorted(kept, key=lambda token: token[0])
-    starts = np.array([sum(rank < r for rank, _, _ in kept) for r in range(7)], np.int64)
-    postings = [(rank, doc) for rank, doc, _ in ordered]
-    changes = [i for i in range(len(postings)) if i == 0 or postings[i] != postings[i - 1]]
-    for path in PATHS:
-        with Memory() as memory:
-            slots = starts.copy()
-            out_docs, out_positions = memory.zeros(len(kept), np.uint32), memory.zeros(len(kept), np.uint32)
-            assert call(build.scatter, path, ranks, docs, positions if with_positions else 0, len(tokens), slots,
-                        out_docs, out_positions) == 0
-            assert slots[:-1].tolist() == starts[1:].tolist()
-            assert out_docs.tolist() == [doc for _, doc, _ in ordered]
-            assert out_positions.tolist() == [place * with_positions for _, _, place in ordered]
-            freqs, begins = memory.zeros(len(kept), np.uint32), starts.copy()
-            count = call(build.group, path, out_docs, begins, 6, out_docs, freqs, begins)
-        assert count == len(changes)
-        assert out_docs[:count].tolist() == [postings[i][1] for i in changes]
-        assert freqs[:count].tolist() == [b - a for a, b in pairwise([*changes, len(postings)])]
-        assert begins.tolist() == [sum(postings[i][0] < rank for i in changes) for rank in range(7)]
 
 
 # --- damage ------------------------------------------------------------------------------------------------

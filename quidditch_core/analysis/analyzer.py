@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,6 +61,17 @@ class Analyzer:
                 break
             term = step(term)
         return term
+
+    @property
+    def folds(self) -> bool:
+        """Whether it makes the same of a text and of that text with its ASCII capitals made small."""
+        before = itertools.takewhile(lambda step: step is not LOWERCASE, self.maps)
+        return LOWERCASE in self.maps and all(step is POSSESSIVE for step in before)
+
+    @property
+    def keeps_ascii(self) -> bool:
+        """Whether the maps leave every small ASCII term as it is."""
+        return all(step is LOWERCASE for step in self.maps)
 
     @property
     def hash(self) -> str:

@@ -1,6 +1,6 @@
 """The automata of the tokenizers: their tables, as Python walks them and as the kernel reads them.
 
-``tables.npz`` holds them; ``make_tables.py`` made it and says from which grammars. Each code point has a
+``tables.bin`` holds them; ``make_tables.py`` made it and says from which grammars. Each code point has a
 class, and (state, class) gives the next state. State 0 is dead, state 1 the start, states from ``accept`` on
 end a token. A token is the longest match from where it starts; where nothing matches, one code point is
 skipped.
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,17 +46,37 @@ class Automaton:
     ascii: bytes
 
 
-HEADER = 7
-"""int64 at the head of an image: first accepting row, start row, ``astral``, where index, blocks and rows
-start, and where the rows end."""
+HEADER = 8
+"""int64 at the head of an image: first accepting row, start row, ``astral``, the row after any number of ASCII
+letters (0: there is no such row), where index, blocks and rows start, and where the rows end."""
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _making = threading.Lock()
 
 
 @functools.cache
 def tables() -> dict[str, NDArray[Any]]:
-    """The arrays of ``tables.npz``."""
-    with np.load(Path(__file__).with_name("tables.npz"), allow_pickle=False) as archive:
-        return dict(archive)
+    """The arrays of ``tables.bin``."""
+    return unpacked(Path(__file__).with_name("tables.bin").read_bytes())
+
+
+def packed(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Arrays by name as zlib of a line of JSON, which tells their types and shapes, and their bytes.
+
+    NumPy's own format would load what opens ZIP archives, a tenth of the time to a first answer.
+    """
+    head = msgspec.json.encode({name: (array.dtype.str, array.shape) for name, array in arrays.items()})
+    return zlib.compress(b"\n".join([head, b"".join(array.tobytes() for array in arrays.values())]), 9)
+
+
+def unpacked(data: bytes) -> dict[str, NDArray[Any]]:
+    """What was packed."""
+    head, _, rest = zlib.decompress(data).partition(b"\n")
+    arrays, at = {}, 0
+    for name, (dtype, shape) in msgspec.json.decode(head).items():
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(rest, dtype, count, at).reshape(shape)
+        at += arrays[name].nbytes
+    return arrays
 
 
 def image(name: str, astral: int) -> NDArray[np.uint8]:
@@ -74,7 +97,10 @@ def _image(name: str, astral: int) -> NDArray[np.uint8]:
     row = 2 * states.shape[1]
     parts = [index, 2 * blocks.reshape(-1), (states.astype("<u2") * row).reshape(-1).view(np.uint8)]
     ends = np.cumsum([8 * HEADER, *(part.size for part in parts)])
-    header = np.array([accept * row, row, astral, *ends], "<i8").view(np.uint8)
+    letters = np.array([blocks.reshape(-1)[int(index[0]) * BLOCK + letter] for letter in _LETTERS])
+    after = {*states[1][letters].tolist(), *states[states[1][letters], letters].tolist()}
+    only = after.pop() if len(after) == 1 and min(after) >= accept else 0
+    header = np.array([accept * row, row, astral, only * row, *ends], "<i8").view(np.uint8)
     made = padded(int(ends[-1]))
     made[:] = np.concatenate([header, *parts])
     return made
@@ -83,7 +109,7 @@ def _image(name: str, astral: int) -> NDArray[np.uint8]:
 @functools.cache
 def automaton(image_address: int) -> Automaton:
     """The automaton whose image is at this address."""
-    accept, row, astral, *ends = view(image_address, HEADER, np.int64).tolist()
+    accept, row, astral, _, *ends = view(image_address, HEADER, np.int64).tolist()
     index, blocks, rows = (
         view(image_address + start, end - start, np.uint8) for start, end in itertools.pairwise(ends))
     states = (rows.view("<u2").reshape(-1, row // 2) // row).astype(np.uint8)

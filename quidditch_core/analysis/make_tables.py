@@ -1,4 +1,4 @@
-"""Makes ``tables.npz``: the automata of the tokenizers, and lower case. A tool; nothing imports it.
+"""Makes ``tables.bin``: the automata of the tokenizers, and lower case. A tool; nothing imports it.
 
 A tokenizer is a deterministic automaton over classes of code points. Here each is written as a regular
 expression over named sets of code points, and turned into two tables: code point -> class, and
@@ -293,7 +293,7 @@ def main() -> None:
               f"{len(blocks)} blocks")
         arrays |= {f"{name}_index": index.astype(np.uint8), f"{name}_blocks": blocks.astype(np.uint8),
                    f"{name}_states": states.astype(np.uint8), f"{name}_accept": np.array(accept)}
-    np.savez_compressed(Path(__file__).with_name("tables.npz"), allow_pickle=False, **arrays)
+    Path(__file__).with_name("tables.bin").write_bytes(import_module("quidditch_core.analysis.automaton").packed(arrays))
 
 
 if __name__ == "__main__":

@@ -48,25 +48,24 @@ def spans(machine: Automaton, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def scan(
-    image: int, data: int, size: int, ends: int, count: int,
-    starts: int, lengths: int, values: int, capacity: int,
-) -> int:
+def scan(image: int, data: int, size: int, ends: int, count: int, spans_: int, counts: int, capacity: int) -> int:
     """Reference of the kernel :func:`quidditch_core.analysis.scan.scan`."""
     machine = automaton(image)
     text_bytes = view(data, size, np.uint8).tobytes()
-    rows: list[tuple[int, int, int]] = []
+    rows: list[int] = []
+    tokens = view(counts, count, np.uint32)
     begin = 0
     for value, end in enumerate(view(ends, count, np.int64).tolist()):
         if not begin <= end <= size:
             return -1
         text = text_bytes[begin:end].decode("utf-8", "surrogatepass")
         offsets = byte_offsets(text)
-        rows += [(begin + offsets[s], offsets[e] - offsets[s], value) for s, e in spans(machine, text)]
+        found = spans(machine, text)
+        rows += [begin + offsets[s] | offsets[e] - offsets[s] << 32 for s, e in found]
+        tokens[value] = len(found)
         begin = end
-    found = np.array(rows, np.int64).reshape(-1, 3)[:capacity].T
-    for target, column in zip((starts, lengths, values), found, strict=True):
-        view(target, column.size, np.int64)[:] = column
+    out = view(spans_, capacity, np.uint64)
+    out[: len(rows)] = rows[:capacity]
     return len(rows)
 
 

@@ -18,6 +18,8 @@ from .scan import scan
 
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
+Spans = NDArray[np.uint64]
+Counts = NDArray[np.uint32]
 
 SHORT = 64
 """Characters up to which plain Python is as quick as preparing a call of the kernel."""
@@ -32,10 +34,11 @@ class Tokenizer(Protocol):
     def spans(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each token of ``text``, in code points."""
 
-    def split(self, data: Bytes, ends: Integers) -> tuple[Integers, Integers, Integers]:
-        """The tokens of many values: int64 first byte, int64 bytes, int64 value (ascending) of each.
+    def split(self, data: Bytes, ends: Integers) -> tuple[Spans, Counts]:
+        """The tokens of many values: uint64 first byte | bytes << 32 of each; uint32 how many each value has.
 
-        Value i is ``data[ends[i - 1]:ends[i]]``, valid UTF-8; a token never spans values.
+        Value i is ``data[ends[i - 1]:ends[i]]``, valid UTF-8, of less than 4 GiB together; a token never spans
+        values.
         """
 
 
@@ -51,24 +54,25 @@ class AutomatonTokenizer:
         if len(text) <= SHORT:
             return reference.spans(automaton(self._image()), text)
         data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        starts, lengths, _ = self.split(data, np.array([data.size]))
+        starts, lengths = parts(self.split(data, np.array([data.size]))[0])
         ends = starts + lengths
         if data.size > len(text):
             points = np.cumsum((data & 0xC0) != 0x80)  # characters begun up to and with each byte
             starts, ends = points[starts] - 1, points[ends - 1]
         return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
-    def split(self, data: Bytes, ends: Integers) -> tuple[Integers, Integers, Integers]:
+    def split(self, data: Bytes, ends: Integers) -> tuple[Spans, Counts]:
         data, ends = np.ascontiguousarray(data), np.ascontiguousarray(ends, np.int64)
+        assert data.size < 1 << 32
         capacity = data.size // 3 + 64  # an ideograph is three bytes, an English word and its space six
+        counts = np.empty(ends.size, np.uint32)
         while True:
-            out = np.empty((3, capacity), np.int64)
-            at = address(out)
-            found = scan(self._image(), address(data), data.size, address(ends), ends.size,
-                         at, at + 8 * capacity, at + 16 * capacity, capacity)
+            spans = np.empty(capacity, np.uint64)
+            found = scan(self._image(), address(data), data.size, address(ends), ends.size, address(spans),
+                         address(counts), capacity)
             assert found >= 0, "the ends of the values do not ascend within the data"
             if found <= capacity:
-                return out[0, :found], out[1, :found], out[2, :found]
+                return spans[:found], counts
             capacity = found
 
     def _image(self) -> int:
@@ -84,10 +88,21 @@ class KeywordTokenizer:
     def spans(self, text: str) -> list[tuple[int, int]]:
         return [(0, len(text))]
 
-    def split(self, data: Bytes, ends: Integers) -> tuple[Integers, Integers, Integers]:
-        ends = np.asarray(ends, np.int64)
-        starts = np.concatenate([np.zeros(min(1, ends.size), np.int64), ends[:-1]])
-        return starts, ends - starts, np.arange(ends.size)
+    def split(self, data: Bytes, ends: Integers) -> tuple[Spans, Counts]:
+        return whole(ends), np.ones(ends.size, np.uint32)
+
+
+def whole(ends: Integers) -> Spans:
+    """Values as one token each."""
+    sizes = ends.copy()
+    sizes[1:] -= ends[:-1]
+    spans: Spans = (ends - sizes | sizes << 32).view(np.uint64)
+    return spans
+
+
+def parts(spans: Spans) -> tuple[Integers, Integers]:
+    """First byte and number of bytes of each token."""
+    return (spans & np.uint64(0xFFFFFFFF)).view(np.int64), (spans >> np.uint64(32)).view(np.int64)
 
 
 STANDARD = AutomatonTokenizer("standard", 2, "standard/unicode-12.1/255")
