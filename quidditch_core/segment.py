@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -137,6 +137,14 @@ class RamSections:
         item = 1 if isinstance(values, bytes) else values.dtype.itemsize
         self._sections[name] = Section(data, item if width is None else width, base)
 
+    def adopt(self, name: str, data: U8, *, width: int = 1) -> None:
+        """Add a section of bytes that nobody changes any more and that has :data:`PADDING` readable bytes behind."""
+        self._sections[name] = Section(data, width)
+
+    def take(self, other: RamSections, name: str) -> None:
+        """Share a section of another's."""
+        self._sections[name] = other._sections[name]
+
     def put_ints(self, name: str, values: NDArray[np.int64]) -> None:
         """Add a section of integers, each stored as its distance from the least, in 0, 1, 2, 4 or 8 bytes."""
         narrow, base, width = narrowed(values)
@@ -147,18 +155,19 @@ class Segment:
     """Documents 0 .. ``docs`` - 1 and everything known about them. Immutable, safe to share between threads.
 
     ``key`` names the segment for its lifetime. ``stored`` says how units of stored documents are coded:
-    ``raw`` or ``zstd``.
+    ``raw`` or ``zstd``, then by which codec.
     """
 
     def __init__(
         self, key: str, docs: int, fields: Iterable[FieldInfo], sections: Sections, *, stored: str = "raw",
-        owner: object = None,
+        codec: str = "", owner: object = None,
     ) -> None:
         self.key = key
         self.docs = docs
         self.fields = {field.name: field for field in fields}
         self.sections = sections
         self.stored = stored
+        self.codec = codec
         self.owner = owner  # keeps a blob's mapping alive as long as the segment
         self.cache: dict[Any, Any] = {}  # what readers derive from the bytes: term rows, descriptors, arrays
         self._lock = threading.Lock()
@@ -166,7 +175,10 @@ class Segment:
     @property
     def size(self) -> int:
         """Bytes of all sections."""
-        return sum(self.sections.size(name) for name in self.sections.names())
+        known: int | None = self.cache.get("size")
+        if known is None:
+            known = self.cache["size"] = sum(self.sections.size(name) for name in self.sections.names())
+        return known
 
     def ints(self, name: str, count: int) -> NDArray[np.int64]:
         """The ``count`` integers of a section, widened to int64 and cached."""
@@ -312,6 +324,25 @@ def address(array: NDArray[Any]) -> int:
 def padded(size: int) -> U8:
     """A new byte array with :data:`PADDING` readable bytes behind it."""
     return np.zeros(size + PADDING, np.uint8)[:size]
+
+
+_JOINED = 1024
+
+
+def gathered(parts: Sequence[bytes | memoryview]) -> U8:
+    """Bytes one after another, with :data:`PADDING` readable bytes behind them.
+
+    They are joined some at a time: memory that is used again is quicker than memory that is new.
+    """
+    size = sum(map(len, parts))
+    data = np.empty(size + PADDING, np.uint8)
+    at = 0
+    for start in range(0, len(parts), _JOINED):
+        some = np.frombuffer(b"".join(parts[start : start + _JOINED]), np.uint8)
+        data[at : at + some.size] = some
+        at += some.size
+    data[size:] = 0
+    return data[:size]
 
 
 def narrowed(values: NDArray[np.int64]) -> tuple[NDArray[Any], int, int]:

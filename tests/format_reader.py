@@ -178,17 +178,19 @@ class SegmentFile:
     def sources(self) -> list[bytes]:
         data, starts, firsts = self.section("stored"), self.narrow("stored.start"), self.narrow("stored.first")
         assert (firsts[-1], starts[-1], len(firsts)) == (self.docs, len(data), len(starts))
-        trained = None
-        if "stored.dictionary" in self.raw:
-            trained = zstandard.ZstdCompressionDict(self.section("stored.dictionary"))
-        decompressor = zstandard.ZstdDecompressor(dict_data=trained)
+        trained = [zstandard.ZstdCompressionDict(self.section(f"stored.dictionary/{number}"))
+                   for number in range(8) if f"stored.dictionary/{number}" in self.raw]
+        known = {one.dict_id(): zstandard.ZstdDecompressor(dict_data=one) for one in trained}
+        assert len(known) == len(trained)
+        assert 0 not in known
+        known[0] = zstandard.ZstdDecompressor()
         found = []
         for unit in range(len(firsts) - 1):
             frame = data[starts[unit] : starts[unit + 1]]
             parameters = zstandard.get_frame_parameters(frame)
             assert parameters.has_checksum
             assert parameters.content_size <= 1 << 30
-            raw = Bytes(decompressor.decompress(frame))
+            raw = Bytes(known[parameters.dict_id].decompress(frame))
             ends = array(raw.take(4 * (firsts[unit + 1] - firsts[unit])), "I")
             found += [raw.take(b - a) for a, b in pairwise([0, *ends])]
             assert raw.done

@@ -11,7 +11,7 @@ search takes the *layout*, what ``Reader.layout()`` reports: a list of segments,
 in doc order as ``(id, seq_no, live)``. The oracle keeps every version it ever saw under its seq_no and works
 the rest out itself; ``check_layout`` asserts that the live entries are exactly its own current documents.
 
-From top to bottom: words (analysis, values), documents, writes, statistics, queries, phrases, search.
+From top to bottom: words (analysis, values), documents, writes, statistics, queries, phrases, search, aggregations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
@@ -217,6 +217,7 @@ class Found:
     sources: list[Body | None]
     total: tuple[int, str] | None
     max_score: F32 | None
+    aggs: Body | None = None
 
 
 @dataclass
@@ -762,6 +763,7 @@ def _search(oracle: Oracle, body: Body, layout: Layout) -> Found:
         sources=[filter_source(hit.document.source, body.get("_source", True)) for hit in page],
         total=total(len(hits), body.get("track_total_hits", 10_000)),
         max_score=hits[0].score if hits and body.get("size", 10) and not body.get("sort") else None,
+        aggs=aggregations(oracle, body["aggs"], [hit.document for hit in hits], layout) if "aggs" in body else None,
     )
 
 
@@ -848,3 +850,277 @@ def filter_source(source: Body, wanted: Any) -> Body | None:
         return [value] if included else []
 
     return {key: left[0] for key, below in source.items() if (left := keep(below, key))}
+
+
+# ------------------------------------------------------------------------------------------ aggregations
+
+
+def aggregations(oracle: Oracle, aggs: Body, documents: list[Stored], layout: Layout) -> Body:
+    """The answers to ``aggs`` about some documents."""
+    everyone = [oracle.versions[seq_no] for segment in layout for _, seq_no, _ in segment]
+    corpus = Corpus(everyone, oracle.fields)
+    return answers(aggs, documents, corpus)
+
+
+def answers(aggs: Body, documents: list[Stored], corpus: Corpus) -> Body:
+    return {name: answer(body, documents, corpus) for name, body in aggs.items()}
+
+
+def answer(body: Body, documents: list[Stored], corpus: Corpus) -> Body:
+    inner = body.get("aggs", {})
+    [(name, spec)] = ((name, spec) for name, spec in body.items() if name != "aggs")
+    if name in METRICS:
+        return METRICS[name](spec, documents, corpus)
+    return BUCKETS[name](spec, lambda some: {"doc_count": len(some), **answers(inner, some, corpus)}, documents, corpus)
+
+
+def values_of(document: Stored, spec: Body, corpus: Corpus) -> list[Any]:
+    """The values that an aggregation sees, ascending; a keyword's are distinct."""
+    field_ = corpus.fields.get(spec["field"])
+    if field_ is None:
+        return []
+    values = document.values.get(spec["field"], [])
+    if not values and "missing" in spec:
+        values = [native(field_.kind, spec["missing"])]
+    return sorted(set(values)) if field_.kind == "keyword" else sorted(values)
+
+
+def kind_of(spec: Body, corpus: Corpus) -> str:
+    return corpus.fields[spec["field"]].kind if spec["field"] in corpus.fields else ""
+
+
+Inside = Callable[[list[Stored]], Body]
+
+
+def ordered(buckets: list[tuple[Any, Body]], order: Any) -> list[tuple[Any, Body]]:
+    """Pairs of key and bucket; ties in the order of keys, buckets without the number last."""
+    buckets = sorted(buckets, key=lambda pair: pair[0])
+    for entry in reversed(listed(order)):
+        [(by, direction)] = entry.items()
+
+        def number(pair: tuple[Any, Body], by: str = by) -> Any:
+            if by in ("_key", "_count"):
+                return pair[0] if by == "_key" else pair[1]["doc_count"]
+            name, _, value = by.partition(".")
+            return pair[1][name][value or "value"]
+
+        known = [pair for pair in buckets if number(pair) is not None]
+        known.sort(key=number, reverse=direction == "desc")
+        buckets = known + [pair for pair in buckets if number(pair) is None]
+    return buckets
+
+
+def terms_buckets(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    minimum = spec.get("min_doc_count", 1)
+    found: dict[Any, list[Stored]] = {}
+    if minimum == 0:
+        found = {value: [] for document in corpus.documents for value in values_of(document, spec, corpus)}
+    for document in documents:
+        for value in set(values_of(document, spec, corpus)):
+            found.setdefault(value, []).append(document)
+    buckets = ordered([(value, inside(some)) for value, some in found.items() if len(some) >= minimum],
+                      spec.get("order", {"_count": "desc"}))
+    size = spec.get("size", 10)
+    return {
+        "doc_count_error_upper_bound": 0,
+        "sum_other_doc_count": sum(bucket["doc_count"] for _, bucket in buckets[size:]),
+        "buckets": [term_key(value, kind_of(spec, corpus)) | bucket for value, bucket in buckets[:size]],
+    }
+
+
+def term_key(value: Any, kind: str) -> Body:
+    if kind == "date":
+        return {"key": value, "key_as_string": iso(value)}
+    return {"key": value, "key_as_string": str(value == 1).lower()} if kind == "boolean" else {"key": value}
+
+
+def iso(ms: float) -> str:
+    moment = datetime(1970, 1, 1) + timedelta(milliseconds=int(ms))
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def intervals(
+    spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus, start: Callable[[Any], Any],
+    after: Callable[[Any], Any], bounds: list[Any],
+) -> list[tuple[Any, Body]]:
+    """Buckets between ``start`` of a value and ``after`` it; those of ``bounds`` and all between are there."""
+    found: dict[Any, list[Stored]] = {}
+    for document in documents:
+        for key in {start(value) for value in values_of(document, spec, corpus)}:
+            found.setdefault(key, []).append(document)
+    minimum = spec.get("min_doc_count", 0)
+    if minimum == 0:
+        ends = [*found, *map(start, bounds)]
+        key = min(ends, default=0)
+        while ends and key < max(ends):
+            found.setdefault(key, [])
+            key = after(key)
+        found |= {key: [] for key in ends if key not in found}
+    return ordered([(key, inside(some)) for key, some in found.items() if len(some) >= minimum],
+                   spec.get("order", {"_key": "asc"}))
+
+
+def histogram(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    interval, offset = float(spec["interval"]), float(spec.get("offset", 0))
+    bounds = spec.get("extended_bounds")
+    numbers = intervals(spec, inside, documents, corpus, lambda value: math.floor((value - offset) / interval),
+                        lambda number: number + 1, [bounds["min"], bounds["max"]] if bounds else [])
+    buckets = []
+    for number, bucket in numbers:
+        key = number * interval + offset
+        text = {"key_as_string": iso(key)} if kind_of(spec, corpus) == "date" else {}
+        buckets.append(text | {"key": key} | bucket)
+    return keyed(spec, buckets)
+
+
+def keyed(spec: Body, buckets: list[Body]) -> Body:
+    if spec.get("keyed"):
+        return {"buckets": {str(bucket.get("key_as_string", bucket["key"])): bucket for bucket in buckets}}
+    return {"buckets": buckets}
+
+
+UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def length(text: str) -> int:
+    [(number, unit)] = re.findall(r"^([+-]?\d+)(ms|[smhd])$", text)
+    return int(number) * UNITS[unit]
+
+
+def date_histogram(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    zone = spec.get("time_zone", "+00:00")
+    ahead = (1 if zone[0] == "+" else -1) * (length(zone[1:3] + "h") + length(zone[4:6] + "m"))
+    shift = ahead - length(spec.get("offset", "0ms"))
+
+    def civil(ms: int) -> datetime:
+        return datetime(1970, 1, 1) + timedelta(milliseconds=ms)
+
+    def moment(at: datetime) -> int:
+        return (at - datetime(1970, 1, 1)) // timedelta(milliseconds=1)
+
+    unit = spec.get("calendar_interval")
+    if unit in ("month", "quarter", "year"):
+        months = {"month": 1, "quarter": 3, "year": 12}[unit]
+
+        def start(ms: int) -> int:
+            local = civil(ms + shift)
+            return moment(datetime(local.year, (local.month - 1) // months * months + 1, 1)) - shift
+
+        def after(ms: int) -> int:
+            local = civil(ms + shift)
+            number = local.year * 12 + local.month - 1 + months
+            return moment(datetime(number // 12, number % 12 + 1, 1)) - shift
+    else:
+        days = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
+        step = length(spec["fixed_interval"] if unit is None else days[unit])
+        monday = length("-3d") if unit == "week" else 0
+
+        def start(ms: int) -> int:
+            return (ms + shift - monday) // step * step + monday - shift
+
+        def after(ms: int) -> int:
+            return ms + step
+
+    ends = spec.get("extended_bounds")
+    bounds = [native("date", ends["min"]), native("date", ends["max"])] if ends else []
+    name = "Z" if ahead == 0 else zone
+    return keyed(spec, [{"key_as_string": iso(key + ahead)[:-1] + name, "key": key} | bucket for key, bucket in
+                        intervals(spec, inside, documents, corpus, start, after, bounds)])
+
+
+def ranges(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    kind = kind_of(spec, corpus)
+    buckets = []
+    for entry in spec["ranges"]:
+        low, high = (None if entry.get(end) is None else native("date", entry[end]) if kind == "date"
+                     else float(entry[end]) for end in ("from", "to"))
+
+        def inside_of(value: Any, low: Any = low, high: Any = high) -> bool:
+            if kind == "float":
+                low, high = (None if end is None else float(F32(end)) for end in (low, high))
+            return (low is None or value >= low) and (high is None or value < high)
+
+        some = [document for document in documents if any(map(inside_of, values_of(document, spec, corpus)))]
+        shown: Body = {}
+        texts = []
+        for end, value in (("from", low), ("to", high)):
+            if value is not None:
+                shown[end] = float(value)
+                if kind == "date":
+                    shown[f"{end}_as_string"] = iso(value)
+            texts.append("*" if value is None else iso(value) if kind == "date" else str(float(value)))
+        order = (-math.inf if low is None else low, math.inf if high is None else high)
+        buckets.append((order, {"key": entry.get("key", "-".join(texts)), **shown} | inside(some)))
+    buckets.sort(key=lambda pair: pair[0])
+    if spec.get("keyed"):
+        return {"buckets": {bucket["key"]: {k: v for k, v in bucket.items() if k != "key"} for _, bucket in buckets}}
+    return {"buckets": [bucket for _, bucket in buckets]}
+
+
+def filter_(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    matches = compile_query(spec, corpus)
+    return inside([document for document in documents if matches(document) is not None])
+
+
+def filters(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    queries = spec["filters"]
+    matches = [compile_query(query, corpus) for query in (queries.values() if isinstance(queries, dict) else queries)]
+    found = [inside([document for document in documents if match(document) is not None]) for match in matches]
+    if spec.get("other_bucket"):
+        found.append(inside([document for document in documents if all(match(document) is None for match in matches)]))
+    return {"buckets": dict(zip([*queries, "_other_"], found, strict=False)) if isinstance(queries, dict) else found}
+
+
+def missing_bucket(spec: Body, inside: Inside, documents: list[Stored], corpus: Corpus) -> Body:
+    return inside([document for document in documents if not document.values.get(spec["field"])])
+
+
+def all_values(spec: Body, documents: list[Stored], corpus: Corpus) -> list[Any]:
+    return [value for document in documents for value in values_of(document, spec, corpus)]
+
+
+def stats(spec: Body, documents: list[Stored], corpus: Corpus) -> Body:
+    values = [float(value) for value in all_values(spec, documents, corpus)]
+    found: Body = {"count": len(values), "min": min(values, default=None), "max": max(values, default=None),
+                   "avg": math.fsum(values) / len(values) if values else None, "sum": math.fsum(values)}
+    kind = kind_of(spec, corpus)
+    if values and kind in ("date", "boolean"):
+        for name in ("min", "max", "avg", "sum"):
+            found[f"{name}_as_string"] = iso(found[name]) if kind == "date" else str(int(found[name]) != 0).lower()
+    return found
+
+
+def metric(name: str) -> Callable[[Body, list[Stored], Corpus], Body]:
+    def one(spec: Body, documents: list[Stored], corpus: Corpus) -> Body:
+        found = stats(spec, documents, corpus)
+        text = {"value_as_string": found[f"{name}_as_string"]} if f"{name}_as_string" in found else {}
+        return {"value": found[name], **text}
+    return one
+
+
+def percentiles(spec: Body, documents: list[Stored], corpus: Corpus) -> Body:
+    values = sorted(map(float, all_values(spec, documents, corpus)))
+    found: Body = {}
+    for percent in spec.get("percents", [1, 5, 25, 50, 75, 95, 99]):
+        value = None
+        if values:
+            place = Fraction(percent) / 100 * (len(values) - 1)
+            low, high = values[math.floor(place)], values[math.ceil(place)]
+            value = low + (high - low) * float(place % 1)
+        found[str(float(percent))] = value
+        if values and kind_of(spec, corpus) == "date":
+            found[f"{float(percent)}_as_string"] = iso(value)
+        if values and kind_of(spec, corpus) == "boolean":
+            found[f"{float(percent)}_as_string"] = str(int(value) != 0).lower()
+    return {"values": found}
+
+
+BUCKETS: dict[str, Callable[[Body, Inside, list[Stored], Corpus], Body]] = {
+    "terms": terms_buckets, "histogram": histogram, "date_histogram": date_histogram, "range": ranges,
+    "date_range": ranges, "filter": filter_, "filters": filters, "missing": missing_bucket,
+}
+METRICS: dict[str, Callable[[Body, list[Stored], Corpus], Body]] = {
+    "stats": stats, "percentiles": percentiles, **{name: metric(name) for name in ("min", "max", "avg", "sum")},
+    "value_count": lambda spec, documents, corpus: {"value": len(all_values(spec, documents, corpus))},
+    "cardinality": lambda spec, documents, corpus: {"value": len(set(all_values(spec, documents, corpus)))},
+}

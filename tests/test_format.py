@@ -345,7 +345,7 @@ def test_frames_with_a_dictionary(tmp_path: Path) -> None:
     with qc.create(tmp_path / "index", {"dynamic": False}, settings={"refresh_interval": "-1"}) as index:
         index.bulk(docs)
     [segment] = open_segments(tmp_path / "index")
-    assert 0 < len(segment.section("stored.dictionary")) <= sum(map(len, segment.sources())) / 100
+    assert 0 < len(segment.section("stored.dictionary/0")) <= sum(map(len, segment.sources())) / 100
     assert sources(segment) == docs
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from quidditch_core.analysis import get_analyzer
-from quidditch_core.index.inverted import Interner, joined
+from quidditch_core.index.strings import Interner, joined
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +26,7 @@ def bench_tokenize(benchmark: Any, texts: tuple[Any, Any], analyzer: str) -> Non
 def bench_intern(benchmark: Any, texts: tuple[Any, Any]) -> None:
     """The tokens of 1,000 texts, all seen before."""
     data, ends = texts
-    starts, sizes, _ = (np.ascontiguousarray(part) for part in get_analyzer("standard").tokenizer.split(data, ends))
-    interner = Interner()
-    benchmark.extra_info["tokens"] = int(starts.size)
-    benchmark(interner.intern, data, starts, sizes)
+    spans, _ = get_analyzer("standard").tokenizer.split(data, ends)
+    interner = Interner(fold=True)
+    benchmark.extra_info["tokens"] = int(spans.size)
+    benchmark(interner.intern, data, spans)

@@ -1,40 +1,55 @@
 """From documents to a segment in memory.
 
-Documents arrive one by one; their values wait in plain lists until about a megabyte of text can be tokenized in
-one call. Tokens become numbers of raw terms; when the segment is built every distinct raw term goes through the
-analyzer's maps once, terms are sorted, and a counting sort turns the token stream into postings.
+Documents arrive one by one, or in batches as columns of values. The tokens of a text become numbers of distinct
+strings as it comes; when the segment is built, what an analyzer's maps change goes through them once, terms are
+sorted, and a counting sort turns the stream of tokens into postings.
 """
 
 from __future__ import annotations
 
 import itertools
+from array import array
 from bisect import bisect_left
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import Analyzer, get_analyzer
+from ..analysis.tokenizers import Tokenizer
 from ..codec.v1.stored import write_raw
+from ..documents import Column
 from ..mapping import FieldType, Mapping
 from ..segment import FieldInfo, RamSections, Segment, address
 from . import bm25
 from .columns import float_codes, write_column, write_exists
 from .ids import write_ids
-from .inverted import FieldWriter, Interner, joined
-from .kernels import build as kernels
+from .inverted import FieldWriter
+from .kernels import tokens as kernels
+from .strings import Interner, joined
 
-CHUNK = 1 << 20
-"""Bytes of text that are tokenized at once."""
-
-DROPPED = 0xFFFFFFFF
+CHUNK = 1 << 18
+"""Bytes of values that wait for the kernels."""
+BLOCK_TOKENS = 1 << 21
+"""Tokens whose numbers are kept in one piece of memory, at most."""
+RUN = 1 << 18
+"""Tokens that are encoded at once."""
+DROPPED = kernels.DROPPED
+DOCUMENT_BYTES = 300
+"""What a document takes beside its source and its values: objects, entries of dictionaries, numbers."""
+MEASURED_BYTES = 1 << 19
+"""Bytes of sources between two measurements of what collectors hold."""
 _names = itertools.count(1)
 
 
 class Collector(Protocol):
     """Gathers one field's values and writes its sections."""
 
+    @property
+    def memory(self) -> int: ...
     def add(self, doc: int, values: list[Any]) -> None: ...
+    def extend(self, docs: NDArray[np.uint32], values: Any) -> None: ...
     def undo(self, doc: int) -> None: ...
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo: ...
 
@@ -42,16 +57,19 @@ class Collector(Protocol):
 class Builder:
     """Collects documents; :meth:`build` makes them a segment. Not thread-safe: the writer owns it.
 
-    An interrupt (Ctrl-C) may break :meth:`add` off anywhere. So a document counts only once it is kept, and what
-    was not kept is undone before anything else is done.
+    An interrupt (Ctrl-C) may break :meth:`add` or :meth:`extend` off anywhere. So documents count only once they are
+    kept, and what was not kept is undone before anything else is done.
     """
 
     def __init__(self) -> None:
         self._collectors: dict[str, Collector] = {}
-        self._documents: list[tuple[bytes, bytes, tuple[int, int, int]]] = []
+        self._ids: list[bytes] = []
+        self._sources: list[bytes] = []
+        self._numbers = tuple(array("q") for _ in NUMBERS)
         self._kept = 0
         self._adding = False
         self._source_bytes = 0
+        self._measured = (0, 0)  # bytes of sources when the collectors were last asked what they hold, and their answer
 
     @property
     def docs(self) -> int:
@@ -59,8 +77,12 @@ class Builder:
 
     @property
     def memory(self) -> int:
-        """Bytes held, near enough to bound memory by: the source, its tokens at twice that, and per-document lists."""
-        return 3 * self._source_bytes + 300 * self._kept
+        """Bytes held, and what sorting the tokens will take; near enough between two measurements."""
+        before, held = self._measured
+        return self._source_bytes + DOCUMENT_BYTES * self._kept + held + 4 * (self._source_bytes - before)
+
+    def _measure(self) -> None:
+        self._measured = self._source_bytes, sum(collector.memory for collector in self._collectors.values())
 
     def add(
         self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, *, seq_no: int, version: int,
@@ -70,7 +92,10 @@ class Builder:
         self._undo()
         self._adding = True
         doc = self._kept
-        self._documents.append((id, source, (seq_no, version, primary_term)))
+        self._ids.append(id)
+        self._sources.append(source)
+        for numbers, number in zip(self._numbers, (seq_no, version, primary_term), strict=True):
+            numbers.append(number)
         self._source_bytes += len(source)
         for name, found in values.items():
             collector = self._collectors.get(name)
@@ -79,30 +104,60 @@ class Builder:
             collector.add(doc, found)
         return doc
 
-    def keep(self, doc: int) -> None:
-        """Keep the document that was added last; doing it twice is allowed."""
-        self._kept, self._adding = doc + 1, False
+    def extend(
+        self, ids: Sequence[bytes], sources: Sequence[bytes], columns: Sequence[Column], *, seq_no: int,
+        versions: Sequence[int], primary_term: int,
+    ) -> int:
+        """Add documents whose seq_nos follow each other, for :meth:`keep` to confirm; the number of the first."""
+        self._undo()
+        self._adding = True
+        first, count = self._kept, len(ids)
+        self._ids += ids
+        self._sources += sources
+        for numbers, added in zip(self._numbers, (range(seq_no, seq_no + count), versions,
+                                                  itertools.repeat(primary_term, count)), strict=True):
+            numbers.extend(added)
+        self._source_bytes += sum(map(len, sources))
+        all_docs = np.arange(first, first + count, dtype=np.uint32)
+        for column in columns:
+            collector = self._collectors.get(column.field.name)
+            if collector is None:
+                collector = self._collectors[column.field.name] = _collector(column.field)
+            collector.extend(all_docs if column.rows is None else all_docs[column.rows], column.values)
+        return first
+
+    def keep(self, docs: int) -> None:
+        """Keep what was added last, up to ``docs`` documents in all; doing it twice is allowed."""
+        self._kept, self._adding = docs, False
+        if self._source_bytes - self._measured[0] >= MEASURED_BYTES:
+            self._measure()
 
     def _undo(self) -> None:
         if self._adding:
-            del self._documents[self._kept :]
+            del self._ids[self._kept :], self._sources[self._kept :]
+            for numbers in self._numbers:
+                del numbers[self._kept :]
             for collector in self._collectors.values():
                 collector.undo(self._kept)
             self._adding = False
 
     def source(self, doc: int) -> bytes:
-        return self._documents[doc][1]
+        return self._sources[doc]
+
+    def numbers(self, doc: int) -> tuple[int, ...]:
+        """seq_no, version and primary term of a document."""
+        return tuple(numbers[doc] for numbers in self._numbers)
 
     def build(self) -> Segment:
-        """The segment of all documents kept so far."""
+        """The segment of all documents kept so far. An interrupt may break it off; then it can be called again."""
         self._undo()
         sections = RamSections()
         size = self._kept
         fields = [collector.finish(sections, number, size)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
-        numbers = np.array([numbers for _, _, numbers in self._documents], np.int64).reshape(-1, 3)
-        write_documents(sections, [id for id, _, _ in self._documents],
-                        [source for _, source, _ in self._documents], numbers)
+        numbers = np.stack([np.frombuffer(part, np.int64) if size else np.zeros(0, np.int64)
+                            for part in self._numbers], axis=1)
+        write_documents(sections, self._ids, self._sources, numbers)
         return Segment(f"ram-{next(_names)}", size, fields, sections)
 
 
@@ -126,74 +181,162 @@ def _collector(field: FieldType) -> Collector:
     return NumberCollector(field)
 
 
+class _Tokens(NamedTuple):
+    """Tokens of some values: the number of each one's string; how many each value has, and its document."""
+
+    ids: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+    docs: NDArray[np.uint32]
+
+    @property
+    def memory(self) -> int:
+        return 3 * self.ids.nbytes + self.counts.nbytes + self.docs.nbytes  # sorting takes eight bytes a token
+
+
+class _Stream:
+    """A field's values as tokens. Those of single documents wait until it is worth a call."""
+
+    def __init__(self, tokenizer: Tokenizer, *, fold: bool) -> None:
+        self._tokenizer = tokenizer
+        self.interner = Interner(fold=fold)
+        self._parts: list[_Tokens] = []
+        self._values: list[bytes] = []
+        self._docs: list[int] = []
+        self._waiting = self._memory = self._blocks = 0
+        self._block = np.empty(0, np.uint32)
+
+    @property
+    def memory(self) -> int:
+        return self._memory + 4 * self._waiting + 200 * len(self._values) + self.interner.memory
+
+    def add(self, doc: int, values: list[str]) -> None:
+        if self._waiting >= CHUNK:
+            self.settle()
+        for value in values:
+            data = value.encode()
+            self._values.append(data)
+            self._docs.append(doc)
+            self._waiting += len(data)
+
+    def extend(self, docs: NDArray[np.uint32], values: list[bytes]) -> None:
+        """Values of documents that come after those that wait."""
+        self.settle()
+        self._append(docs, values)
+
+    def undo(self, doc: int) -> None:
+        _forget(doc, self._docs, self._values)
+        self._parts = [part for part in self._parts if part.docs[0] < doc]
+        self._memory = sum(part.memory for part in self._parts)
+
+    def settle(self) -> None:
+        """Turn the values that wait into tokens."""
+        if self._values:
+            self._append(np.array(self._docs, np.uint32), self._values, settled=True)
+
+    def _append(self, docs: NDArray[np.uint32], values: list[bytes], *, settled: bool = False) -> None:
+        if not values:
+            return
+        data, ends = joined(values)
+        spans, counts = self._tokenizer.split(data, ends)
+        part = _Tokens(self.interner.intern(data, spans, self._room(spans.size)), counts, docs)
+        parts, memory = [*self._parts, part], self._memory + part.memory
+        # One step, so that an interrupt comes before or after it.
+        if settled:
+            self._parts, self._memory, self._values, self._docs, self._waiting = parts, memory, [], [], 0
+        else:
+            self._parts, self._memory = parts, memory
+
+    def _room(self, tokens: int) -> NDArray[np.uint32]:
+        """Memory for numbers of tokens: in large pieces, of which the kernel gives large pages."""
+        if self._block.size < tokens:
+            self._block = np.empty(max(tokens, min(self._blocks, BLOCK_TOKENS)), np.uint32)
+            self._blocks = 2 * self._block.size
+        room, self._block = self._block[:tokens], self._block[tokens:]
+        return room
+
+    @property
+    def docs(self) -> NDArray[np.uint32]:
+        """The document of each value."""
+        return _concatenated([part.docs for part in self._parts])
+
+    @property
+    def ids(self) -> NDArray[np.uint32]:
+        """The number of each token's string."""
+        return _concatenated([part.ids for part in self._parts])
+
+    def totals(self) -> NDArray[np.int64]:
+        """How many tokens each string has."""
+        totals = np.zeros(len(self.interner), np.int64)
+        for part in self._parts:
+            kernels.tally(address(part.ids), part.ids.size, address(totals))
+        return totals
+
+    def sort(
+        self, ranks: NDArray[np.uint32], totals: NDArray[np.int64], size: int, gap: int,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint32]]:
+        """The tokens by the rank of their strings, where each rank's begin, and how many each document has.
+
+        ``totals``: tokens of each rank.
+        """
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(totals)])
+        slots, lengths = starts.copy(), np.zeros(size, np.uint32)
+        tokens = np.empty(int(starts[-1]), np.uint64)
+        for part in self._parts:
+            kernels.place(address(part.ids), address(part.counts), address(part.docs), part.docs.size, gap,
+                          address(ranks), address(slots), address(lengths), address(tokens))
+        return tokens, starts, lengths
+
+
 class TextCollector:
     """Analysed values of one field."""
 
     def __init__(self, field: FieldType) -> None:
         self._field = field
         self._analyzer: Analyzer = get_analyzer(field.analyzer or "standard")
-        self._interner = Interner()
-        self._values: list[bytes] = []
-        self._value_docs: list[int] = []
-        self._docs_seen: list[int] = []
-        self._waiting = 0
-        self._tokens: list[tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]] = []
+        self._stream = _Stream(self._analyzer.tokenizer, fold=self._analyzer.folds)
+        self._unindexed: list[int] = []
+
+    @property
+    def memory(self) -> int:
+        return self._stream.memory + 40 * len(self._unindexed)
 
     def add(self, doc: int, values: list[Any]) -> None:
-        if self._waiting >= CHUNK:
-            self._tokenize()
-        self._docs_seen.append(doc)
-        if not self._field.index:
-            return
-        for value in values:
-            data = value.encode()
-            self._values.append(data)
-            self._value_docs.append(doc)
-            self._waiting += len(data)
+        if self._field.index:
+            self._stream.add(doc, values)
+        else:
+            self._unindexed.append(doc)
+
+    def extend(self, docs: NDArray[np.uint32], values: list[bytes]) -> None:
+        if self._field.index:
+            self._stream.extend(docs, values)
+        else:
+            self._unindexed += docs.tolist()
 
     def undo(self, doc: int) -> None:
-        del self._docs_seen[bisect_left(self._docs_seen, doc) :]
-        _forget(doc, self._value_docs, self._values)
-
-    def _tokenize(self) -> None:
-        """Turn the values that wait into tokens: their numbers of raw terms, documents and positions."""
-        if not self._values:
-            return
-        data, ends = joined(self._values)
-        starts, sizes, values = self._analyzer.tokenizer.split(data, ends)
-        value_docs = np.array(self._value_docs, np.int64)
-        counts = np.bincount(values, minlength=ends.size)
-        # Positions run on through a document's values, with a gap between two (Lucene: position increment gap).
-        before = np.cumsum(counts + self._field.position_increment_gap) - counts - self._field.position_increment_gap
-        first_of_doc = np.searchsorted(value_docs, value_docs)
-        base = before - before[first_of_doc]
-        first_token = np.cumsum(counts) - counts
-        positions = np.arange(values.size) - first_token[values] + base[values]
-        tokens = (self._interner.intern(data, np.ascontiguousarray(starts), np.ascontiguousarray(sizes)),
-                  value_docs[values].astype(np.uint32), positions.astype(np.uint32))
-        # One step, so that an interrupt comes before or after it.
-        self._tokens, self._values, self._value_docs, self._waiting = [*self._tokens, tokens], [], [], 0
+        self._stream.undo(doc)
+        del self._unindexed[bisect_left(self._unindexed, doc) :]
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
-        self._tokenize()
-        field, name = self._field, self._field.name
-        exists = write_exists(sections, name, np.array(self._docs_seen, np.int64), size)
+        field, name, stream = self._field, self._field.name, self._stream
+        stream.settle()
+        docs = stream.docs if field.index else np.array(self._unindexed, np.uint32)
+        exists = write_exists(sections, name, docs, size)
         if not field.index:
             return FieldInfo(number, name, field.type, exists=exists)
-        ids, docs, positions = (_concatenated([part[i] for part in self._tokens]) for i in range(3))
-        terms, ranks = _ranked(self._interner.strings(), self._analyzer)
-        token_ranks = ranks[ids] if ids.size else ids
-        kept = token_ranks != DROPPED
-        lengths = np.bincount(docs[kept], minlength=size)
-        doc_count, tokens = int((lengths > 0).sum()), int(kept.sum())
-        avgdl = bm25.average_length(tokens, doc_count)
+        totals = stream.totals()
+        terms = _mapped(stream.interner, self._analyzer)
+        ordered, ranks, totals = _ranked(stream.interner, terms, totals)
+        gap = field.position_increment_gap
+        tokens, starts, lengths = stream.sort(ranks, totals, size, gap)
+        doc_count = int(np.count_nonzero(lengths))
+        avgdl = bm25.average_length(tokens.size, doc_count)
         norms = bm25.encode_lengths(lengths) if field.norms else None
         writer = FieldWriter(freqs=True, positions=True, norms=norms, avgdl=avgdl)
-        _write_sorted(writer, terms, token_ranks, docs, positions, tokens)
+        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=True)
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, self._analyzer.hash, indexed=True, freqs=True, positions=True,
-            norms=field.norms, exists=exists, doc_count=doc_count, sum_ttf=tokens, sum_df=writer.sum_df,
+            norms=field.norms, exists=exists, doc_count=doc_count, sum_ttf=tokens.size, sum_df=writer.sum_df,
             terms=writer.terms, bound_avgdl=float(avgdl), bound_k1=float(bm25.K1), bound_b=float(bm25.B))
 
 
@@ -202,36 +345,35 @@ class KeywordCollector:
 
     def __init__(self, field: FieldType) -> None:
         self._field = field
-        self._values: list[bytes] = []
-        self._docs: list[int] = []
+        self._stream = _Stream(get_analyzer("keyword").tokenizer, fold=False)
+
+    @property
+    def memory(self) -> int:
+        return self._stream.memory
 
     def add(self, doc: int, values: list[Any]) -> None:
-        for value in values:
-            data = value.encode()
-            self._values.append(data)
-            self._docs.append(doc)
+        self._stream.add(doc, values)
+
+    def extend(self, docs: NDArray[np.uint32], values: list[bytes]) -> None:
+        self._stream.extend(docs, values)
 
     def undo(self, doc: int) -> None:
-        _forget(doc, self._docs, self._values)
+        self._stream.undo(doc)
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
-        field, name = self._field, self._field.name
-        docs = np.array(self._docs, np.int64)
+        field, name, stream = self._field, self._field.name, self._stream
+        stream.settle()
+        docs = stream.docs
         exists = write_exists(sections, name, docs, size)
-        interner = Interner()
-        data, ends = joined(self._values)
-        sizes = np.diff(ends, prepend=0)
-        ids = interner.intern(data, ends - sizes, sizes)
-        terms, ranks = _ranked(interner.strings(), None)
-        codes = ranks[ids].astype(np.int64) if ids.size else np.zeros(0, np.int64)
+        every = np.arange(len(stream.interner), dtype=np.uint32)
+        ordered, ranks, totals = _ranked(stream.interner, every, stream.totals())
         several = False
         if field.doc_values:
-            several = write_column(sections, name, docs, codes, size, distinct=True)
+            several = write_column(sections, name, docs, ranks[stream.ids].astype(np.int64), size, distinct=True)
         # The dictionary gives ordinals their terms, so a column needs it even where nothing is searched.
-        pairs = np.unique(docs * max(len(terms), 1) + codes)
-        unique_docs, unique_codes = np.divmod(pairs, max(len(terms), 1))
+        tokens, starts, _ = stream.sort(ranks, totals, size, 0)
         writer = FieldWriter(freqs=False, positions=False, norms=None, avgdl=np.float32(1))
-        _write_sorted(writer, terms, unique_codes.astype(np.uint32), unique_docs.astype(np.uint32), None, pairs.size)
+        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=False)
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, indexed=True, column="ord" if field.doc_values else "",
@@ -244,27 +386,47 @@ class NumberCollector:
 
     def __init__(self, field: FieldType) -> None:
         self._field = field
+        self._kind = field.column or ("f64" if field.is_float else "i64")
+        self._parts: list[tuple[NDArray[np.uint32], NDArray[np.int64]]] = []
         self._values: list[Any] = []
         self._docs: list[int] = []
+
+    @property
+    def memory(self) -> int:
+        return 100 * len(self._docs) + sum(docs.nbytes + codes.nbytes for docs, codes in self._parts)
 
     def add(self, doc: int, values: list[Any]) -> None:
         self._values.extend(values)
         self._docs.extend([doc] * len(values))
 
+    def extend(self, docs: NDArray[np.uint32], values: Any) -> None:
+        self._settle()
+        if docs.size:
+            self._parts = [*self._parts, (docs, self._codes(values))]
+
     def undo(self, doc: int) -> None:
         _forget(doc, self._docs, self._values)
+        self._parts = [part for part in self._parts if part[0][0] < doc]
+
+    def _settle(self) -> None:
+        if self._docs:
+            part = np.array(self._docs, np.uint32), self._codes(self._values)
+            self._parts, self._docs, self._values = [*self._parts, part], [], []
+
+    def _codes(self, values: Any) -> NDArray[np.int64]:
+        return float_codes(values) if self._kind == "f64" else np.array(values, np.int64)
 
     def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
         field, name = self._field, self._field.name
-        docs = np.array(self._docs, np.int64)
+        self._settle()
+        docs = _concatenated([docs for docs, _ in self._parts])
         exists = write_exists(sections, name, docs, size)
-        kind = field.column or ("f64" if field.is_float else "i64")
         stored = field.index or field.doc_values
         several = False
         if stored:
-            codes = float_codes(self._values) if kind == "f64" else np.array(self._values, np.int64)
+            codes = np.concatenate([np.zeros(0, np.int64), *(codes for _, codes in self._parts)])
             several = write_column(sections, name, docs, codes, size, distinct=False)
-        return FieldInfo(number, name, field.type, column=kind if stored else "", multi_valued=several,
+        return FieldInfo(number, name, field.type, column=self._kind if stored else "", multi_valued=several,
                          exists=exists)
 
 
@@ -278,36 +440,50 @@ def _concatenated(parts: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
 
 
-def _ranked(raw: list[bytes], analyzer: Analyzer | None) -> tuple[list[bytes], NDArray[np.uint32]]:
-    """The sorted distinct terms, and the rank of each raw term's term (DROPPED if a map removed it)."""
-    if analyzer is None:
-        terms: list[bytes | None] = list(raw)
-    else:
-        mapped = [analyzer.map_term(term.decode()) for term in raw]
-        terms = [None if term is None else term.encode() for term in mapped]
-    ordered = sorted({term for term in terms if term is not None})
-    rank: dict[bytes | None, int] = {term: number for number, term in enumerate(ordered)}
-    rank[None] = DROPPED
-    return ordered, np.fromiter((rank[term] for term in terms), np.uint32, len(terms))
+def _mapped(interner: Interner, analyzer: Analyzer) -> NDArray[np.uint32]:
+    """The number of what the analyzer makes of each string (DROPPED: nothing); it may be a new one."""
+    terms = np.arange(len(interner), dtype=np.uint32)
+    if not analyzer.maps:
+        return terms
+    changing = interner.beyond_ascii() if analyzer.folds and analyzer.keeps_ascii else terms.copy()
+    mapped = [analyzer.map_term(raw.decode()) for raw in interner.strings(changing)]
+    kept = np.array([term is not None for term in mapped], np.bool_)
+    terms[changing[~kept]] = DROPPED
+    terms[changing[kept]] = interner.numbers([term.encode() for term in mapped if term is not None])
+    return terms
+
+
+def _ranked(
+    interner: Interner, terms: NDArray[np.uint32], totals: NDArray[np.int64],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+    """The numbers of the terms that occur, sorted; each string's rank among them; the tokens of each rank.
+
+    ``terms``: the term of each string. ``totals``: its tokens.
+    """
+    occurs = (terms != DROPPED) & (totals > 0)
+    present = np.zeros(len(interner), np.bool_)
+    present[terms[occurs]] = True
+    ordered = interner.ordered(np.flatnonzero(present).astype(np.uint32))
+    rank = np.full(len(interner) + 1, DROPPED, np.uint32)
+    rank[ordered] = np.arange(ordered.size, dtype=np.uint32)
+    ranks = np.where(occurs, rank[np.where(occurs, terms, 0)], np.uint32(DROPPED))
+    by_rank = np.bincount(ranks[occurs], totals[occurs], ordered.size).astype(np.int64)
+    return ordered, ranks, by_rank
 
 
 def _write_sorted(
-    writer: FieldWriter, terms: list[bytes], ranks: NDArray[np.uint32], docs: NDArray[np.uint32],
-    positions: NDArray[np.uint32] | None, kept: int,
+    writer: FieldWriter, interner: Interner, ordered: NDArray[np.uint32], tokens: NDArray[np.uint64],
+    starts: NDArray[np.int64], *, positions: bool,
 ) -> None:
-    """Sort the token stream by term (documents and positions stay in order) and append it to ``writer``."""
-    counts = np.bincount(ranks[ranks != DROPPED], minlength=len(terms))
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    slots = starts.copy()
-    docs = np.ascontiguousarray(docs)
-    ranks = np.ascontiguousarray(ranks)
-    sorted_docs = np.empty(kept, np.uint32)
-    sorted_positions = None if positions is None else np.empty(kept, np.uint32)
-    kernels.scatter(address(ranks), address(docs), 0 if positions is None else address(positions), ranks.size,
-                    address(slots), address(sorted_docs), 0 if sorted_positions is None else address(sorted_positions))
-    freqs = np.empty(kept, np.uint32)
-    posting_starts = np.empty(len(terms) + 1, np.int64)
-    postings = kernels.group(address(sorted_docs), address(starts), len(terms), address(sorted_docs),
-                             address(freqs), address(posting_starts))
-    text, ends = joined(terms)
-    writer.append(text, ends, sorted_docs[:postings], freqs[:postings], posting_starts, sorted_positions)
+    """Append terms and their sorted tokens to ``writer``, some terms at a time."""
+    edges = np.searchsorted(starts, np.arange(RUN, int(starts[-1]), RUN)).tolist()
+    for begin, end in itertools.pairwise(sorted({0, *edges, ordered.size})):
+        at = starts[begin : end + 1]
+        count = int(at[-1] - at[0])
+        docs, freqs = np.empty(count, np.uint32), np.empty(count, np.uint32)
+        places = np.empty(count, np.uint32) if positions else None
+        posting_starts = np.empty(end - begin + 1, np.int64)
+        postings = kernels.group(address(tokens), address(at), end - begin, address(docs), address(freqs),
+                                 0 if places is None else address(places), address(posting_starts))
+        text, ends = interner.spell(ordered[begin:end])
+        writer.append(text, ends, docs[:postings], freqs[:postings], posting_starts, places)

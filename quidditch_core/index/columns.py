@@ -7,14 +7,30 @@ keywords are distinct. Documents without a value are absent from the ``exists`` 
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..segment import GRANULE, RamSections, Segment, bitmap_of, bitmap_words, full_bitmap, mask_of
+from ..segment import (
+    GRANULE,
+    FieldInfo,
+    RamSections,
+    Segment,
+    address,
+    bitmap_of,
+    bitmap_words,
+    full_bitmap,
+    mask_of,
+)
+from .kernels import columns as kernels
+
+Bitmap = NDArray[np.uint64]
 
 LEAST, MOST = -(2**63), 2**63 - 1
+_FOUR_TABLES = 1 << 14
+"""Integers up to which four tables of counts fit into the cache."""
 
 
 def float_codes(values: Any) -> NDArray[np.int64]:
@@ -78,68 +94,232 @@ def exists(segment: Segment, name: str) -> NDArray[np.uint64]:
     return present
 
 
-def in_range(segment: Segment, name: str, low: int, high: int) -> NDArray[np.uint64]:
-    """Bitmap of the documents with a code in [low, high]; granules that lie outside are not read."""
+class Column(NamedTuple):
+    """A column as it is stored: unsigned integers (signed if eight bytes) whose codes are ``base`` more.
+
+    A row is a document, or, where ``starts`` says at which row each document begins, one of its values.
+    """
+
+    segment: Segment
+    info: FieldInfo
+    values: NDArray[Any]
+    base: int
+    starts: NDArray[Any] | None
+    starts_base: int
+
+    @property
+    def width(self) -> int:
+        return _width(self.values)
+
+    @property
+    def at(self) -> int:
+        return address(self.values)
+
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return int(self.values.size)
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The least and the greatest code of each granule."""
+        granules = -(-self.size // GRANULE)
+        return (self.segment.array(f"column.min/{self.info.name}", np.int64, granules),
+                self.segment.array(f"column.max/{self.info.name}", np.int64, granules))
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every document has a value."""
+        return self.info.exists == self.segment.docs
+
+    def rows(self, docs: Bitmap | None) -> Bitmap | None:
+        """The rows that hold the values of some documents (None: of all), None if that is all rows."""
+        if self.starts is None:
+            if self.everywhere:
+                return docs
+            present = exists(self.segment, self.info.name)
+            return present if docs is None else docs & present
+        if docs is None:
+            return None
+        found = np.zeros(bitmap_words(self.size), np.uint64)
+        kernels.rows_of(address(self.starts), _width(self.starts), self.starts_base, self.segment.docs, address(docs),
+                        address(found))
+        return found
+
+    def docs(self, rows: Bitmap) -> Bitmap:
+        """The documents that have any of some rows."""
+        if self.starts is None:
+            return rows if self.everywhere else rows & exists(self.segment, self.info.name)
+        found = np.zeros(bitmap_words(self.segment.docs), np.uint64)
+        kernels.with_any(address(self.starts), _width(self.starts), self.starts_base, self.segment.docs, address(rows),
+                         address(found))
+        return found
+
+    def codes(self, docs: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All values of ``docs``: the place in ``docs`` of the document of each, and its code."""
+        if self.starts is None:
+            if self.everywhere:
+                places = np.arange(docs.size)
+            else:
+                places = np.flatnonzero(has(exists(self.segment, self.info.name), docs))
+                docs = docs[places]
+            return places, self.values[docs].astype(np.int64) + self.base
+        begins = self.starts[docs].astype(np.int64) + self.starts_base
+        counts = self.starts[docs + np.int64(1)].astype(np.int64) + self.starts_base - begins
+        places = np.repeat(np.arange(docs.size), counts)
+        rows = np.arange(places.size) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
+        return places, self.values[rows].astype(np.int64) + self.base
+
+
+def column(segment: Segment, name: str) -> Column | None:
+    """The column of a field; None where no document has a value."""
     info = segment.fields.get(name)
-    if info is None or not info.column or info.exists == 0 or low > high:
-        return np.zeros(bitmap_words(segment.docs), np.uint64)
-    values, base = _values(segment, name, info.multi_valued)
-    granules = -(-values.size // GRANULE)
-    least = segment.array(f"column.min/{name}", np.int64, granules)
-    most = segment.array(f"column.max/{name}", np.int64, granules)
-    hit = np.zeros(values.size, np.bool_)
-    touched = (least <= high) & (most >= low)
-    inside = touched & (least >= low) & (most <= high)
-    floor, ceiling = low - base, high - base  # Python integers: cannot overflow
-    if values.dtype != np.int64:
-        floor, ceiling = max(floor, 0), min(ceiling, int(np.iinfo(values.dtype).max))
-    for granule in np.flatnonzero(touched):
-        rows = slice(granule * GRANULE, (granule + 1) * GRANULE)
-        if inside[granule]:
-            hit[rows] = True
-        else:
-            part = values[rows]
-            hit[rows] = (part >= floor) & (part <= ceiling)
-    if info.multi_valued:
-        starts = segment.ints(f"column.start/{name}", segment.docs + 1)
-        total = np.concatenate([[0], np.cumsum(hit)])
-        hit = total[starts[1:]] > total[starts[:-1]]
-    bits = np.zeros(bitmap_words(segment.docs) * 64, np.bool_)
-    bits[: segment.docs] = hit
-    return np.packbits(bits, bitorder="little").view(np.uint64) & exists(segment, name)
-
-
-def _values(segment: Segment, name: str, several: bool) -> tuple[NDArray[Any], int]:
-    """The codes as stored and their base: one a document, or as many as there are, which end where starts end."""
-    if not several:
-        return segment.narrow(f"column/{name}", segment.docs)
+    if info is None or not info.column or info.exists == 0:
+        return None
+    if not info.multi_valued:
+        return Column(segment, info, *segment.narrow(f"column/{name}", segment.docs), None, 0)
     starts, base = segment.narrow(f"column.start/{name}", segment.docs + 1)
     size = starts.item(segment.docs) + base
     segment.starts(f"column.start/{name}", segment.docs, size)
-    return segment.narrow(f"column/{name}", size)
+    return Column(segment, info, *segment.narrow(f"column/{name}", size), starts, base)
+
+
+def _width(values: NDArray[Any]) -> int:
+    return values.itemsize if values.strides[0] else 0
+
+
+def has(bitmap: Bitmap, docs: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each of ``docs`` is in the bitmap."""
+    docs = docs.astype(np.uint64)
+    bits: NDArray[np.uint64] = bitmap[docs >> np.uint64(6)] >> (docs & np.uint64(63))
+    return (bits & np.uint64(1)).astype(np.bool_)
+
+
+def in_range(segment: Segment, name: str, low: int, high: int) -> Bitmap:
+    """Bitmap of the documents with a code in [low, high].
+
+    Granules that lie outside are not read, nor are those that lie inside.
+    """
+    found = column(segment, name)
+    if found is None or low > high:
+        return np.zeros(bitmap_words(segment.docs), np.uint64)
+    rows = np.zeros(bitmap_words(found.size), np.uint64)
+    least, most = found.bounds
+    kernels.in_range(found.at, found.width, found.base, found.size, low, high, address(least), address(most),
+                     address(rows))
+    return found.docs(rows)
+
+
+def count_ordinals(column: Column, docs: Bitmap | None, size: int) -> NDArray[np.int64]:
+    """How many of ``docs`` (None: of all) hold each of the integers below ``size``, int64 [size].
+
+    The column must have one row for each different value of a document.
+    """
+    rows = column.rows(docs)
+    tables = 4 if size < _FOUR_TABLES else 1
+    counts = np.zeros((tables, size + 1), np.uint32)
+    kernels.count_integers(column.at, column.width, column.size, 0 if rows is None else address(rows),
+                           address(counts), size, counts.strides[0] if tables > 1 else 0)
+    found: NDArray[np.int64] = counts.sum(axis=0, dtype=np.int64)
+    if found[size]:
+        raise column.segment.damaged(f"column/{column.info.name} has values beyond the greatest",
+                                     expected=f"integers below {size}")
+    return found[:size]
+
+
+def count_between(column: Column, docs: Bitmap | None, edges: NDArray[np.int64], last: int) -> NDArray[np.int64]:
+    """How many of ``docs`` have a code from each edge to the next, and to ``last`` for the last one."""
+    rows = column.rows(docs)
+    counts = np.zeros(edges.size, np.int64)
+    if kernels.count_between(column.at, column.width, column.base, column.size, 0 if rows is None else address(rows),
+                             address(edges), edges.size, last, address(counts)) < 0:
+        raise column.segment.damaged(f"column/{column.info.name} has values outside of its granules' bounds")
+    return counts
+
+
+class Summary(NamedTuple):
+    """What is known of many values: how many, the least and greatest code, and their sum."""
+
+    size: int
+    least: int
+    most: int
+    sum: float
+
+
+def summary(column: Column, docs: Bitmap | None) -> Summary:
+    """The summary of all values of ``docs``; sums of integers are exact before they are rounded."""
+    rows = column.rows(docs)
+    out = np.zeros(kernels.S_SLOTS, np.int64)
+    kernel = kernels.sum_numbers if column.info.column == "f64" else kernels.sum_codes
+    kernel(column.at, column.width, column.base, column.size, 0 if rows is None else address(rows), address(out))
+    count, least, most, low, high = out.tolist()[: kernels.S_SUM]
+    if column.info.column == "f64":
+        total, lost = out[kernels.S_SUM :].view(np.float64).tolist()
+        return Summary(count, least, most, total + lost if math.isfinite(total) else total)
+    return Summary(count, least, most, float(low + (high << 32) + count * column.base))
+
+
+def first_docs(
+    segment: Segment, name: str, docs: Bitmap | None, limit: int, *, descending: bool, missing_first: bool,
+) -> NDArray[np.int64] | None:
+    """The ``limit`` first of ``docs`` by the column, then by document, in no order; None if it has several values."""
+    found = column(segment, name)
+    if found is None:
+        return _first_bits(full_bitmap(segment.docs) if docs is None else docs, limit)
+    if found.starts is not None:
+        return None
+    absent = np.zeros(0, np.int64)
+    if not found.everywhere:
+        accepted = full_bitmap(segment.docs) if docs is None else docs
+        absent = _first_bits(accepted & ~exists(segment, name), limit)
+    wanted = limit - absent.size if missing_first else limit
+    if not wanted:
+        return absent
+    least, most = found.bounds
+    bounds = ~most if descending else np.asarray(least)
+    granules = np.argsort(bounds, kind="stable")
+    bounds = bounds[granules]
+    wanted = min(wanted, found.size)
+    keys, rows = np.empty(wanted, np.int64), np.empty(wanted, np.int64)
+    accept = found.rows(docs)
+    size = kernels.first_rows(found.at, found.width, found.base, found.size, 0 if accept is None else address(accept),
+                              -1 if descending else 0, address(granules), address(bounds), granules.size, wanted,
+                              address(keys), address(rows))
+    rows = rows[:size]
+    return np.concatenate([rows, absent if missing_first else absent[: limit - size]])
+
+
+def _first_bits(bitmap: Bitmap, limit: int) -> NDArray[np.int64]:
+    """The first ``limit`` documents of a bitmap."""
+    words = np.flatnonzero(bitmap)[:limit]
+    bits = np.unpackbits(bitmap[words].view(np.uint8), bitorder="little").reshape(-1, 64)
+    word, bit = np.nonzero(bits)
+    return (words[word] * 64 + bit)[:limit]
 
 
 def sort_codes(
     segment: Segment, name: str, docs: NDArray[Any], *, greatest: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The least (or greatest) code of each document of ``docs``, and which of them have one."""
-    info = segment.fields.get(name)
-    if info is None or not info.column or info.exists == 0:
+    found = column(segment, name)
+    if found is None:
         return np.zeros(docs.size, np.int64), np.zeros(docs.size, np.bool_)
-    present = mask_of(exists(segment, name), segment.docs)[docs]
-    values, base = _values(segment, name, info.multi_valued)
-    if info.multi_valued:
-        starts = segment.ints(f"column.start/{name}", segment.docs + 1)
-        at = np.where(present, starts[docs + np.int64(1)] - 1 if greatest else starts[docs], 0)
-    else:
-        at = docs
-    return values[at].astype(np.int64) + base, present
+    present = np.ones(docs.size, np.bool_) if found.everywhere else has(exists(segment, name), docs)
+    at: NDArray[Any] = docs
+    if found.starts is not None:
+        starts = found.starts
+        at = np.where(present, starts[docs + np.int64(1)].astype(np.int64) - 1 if greatest
+                      else starts[docs].astype(np.int64), -found.starts_base) + found.starts_base
+    return found.values[at].astype(np.int64) + found.base, present
 
 
 def column_values(segment: Segment, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All (document, code) pairs of a column, by document: what merging reads."""
     info = segment.fields[name]
-    codes = segment.ints(f"column/{name}", _values(segment, name, info.multi_valued)[0].size)
+    found = column(segment, name)
+    if found is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    codes = segment.ints(f"column/{name}", found.size)
     if info.multi_valued:
         starts = segment.ints(f"column.start/{name}", segment.docs + 1)
         return np.repeat(np.arange(segment.docs, dtype=np.int64), np.diff(starts)), codes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,10 +14,12 @@ from ..errors import QueryError
 from ..mapping import FieldType, Mapping
 from ..result import Hit
 from .collect import Row
-from .highlight import Highlighter, Phrase, Target
 from .ids import ids_of
 from .source import filter_source, wildcard_match
 from .view import View
+
+if TYPE_CHECKING:
+    from .highlight import Phrase, Target
 
 
 def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:
@@ -25,6 +27,8 @@ def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:
     wanted = request.source
     highlighter = None
     if request.highlight is not None:
+        from .highlight import Highlighter
+
         highlighter = Highlighter(targets(request.query, request.highlight, view.mapping))
     hits = []
     for (leaf, doc, score, sort), id in zip(rows, _ids(rows, view), strict=True):
@@ -68,6 +72,8 @@ class _Sought:
 
 def targets(query: q.Query, request: HighlightRequest, mapping: Mapping) -> list[Target]:
     """The fields to highlight, with what ``query`` looks for in each. must_not clauses look for nothing."""
+    from .highlight import Target
+
     sought: dict[str, _Sought] = {}
     _gather(query, mapping, sought)
     found = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -32,14 +32,45 @@ def id_bytes(id: Any) -> bytes:
 
 def id_hash(id: bytes) -> int:
     """Signed 64-bit hash of an id; part of the format."""
-    return int.from_bytes(hashlib.blake2b(id, digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(blake2b(id, digest_size=8).digest(), "little", signed=True)
+
+
+def id_hashes(keys: Sequence[bytes]) -> NDArray[np.int64]:
+    """The hashes of many ids."""
+    digests = b"".join([blake2b(key, digest_size=8).digest() for key in keys])
+    return np.frombuffer(digests, "<i8").astype(np.int64, copy=False)
 
 
 def write_ids(sections: RamSections, ids: list[bytes]) -> None:
     """Write ``ids`` (document order) and their index."""
-    hashes = np.fromiter(map(id_hash, ids), np.int64, len(ids))
+    hashes = id_hashes(ids)
     ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
-    sections.put("ids", b"".join(ids))
+    _write(sections, b"".join(ids), ends, hashes)
+
+
+def merge_ids(sections: RamSections, sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> None:
+    """Write the ids of the documents that live: a source's document d becomes numbers[d], unless it is -1."""
+    data, sizes, hashes = [], [], []
+    for segment, numbers in sources:
+        live = numbers >= 0
+        text = segment.array("ids", np.uint8)
+        segment.starts("ids.start", segment.docs, text.size)
+        each = np.diff(segment.ints("ids.start", segment.docs + 1))
+        data.append(text if live.all() else text[np.repeat(live, each)])
+        sizes.append(each[live])
+        docs = segment.array("ids.doc", np.uint32, segment.docs)
+        if segment.docs and int(docs.max()) >= segment.docs:
+            raise segment.damaged("ids.doc names a document that is not there", found=int(docs.max()))
+        by_doc = np.zeros(segment.docs, np.int64)
+        by_doc[docs] = _index(segment)
+        hashes.append(by_doc[live])
+    _write(sections, np.concatenate(data), np.cumsum(np.concatenate(sizes)), np.concatenate(hashes))
+
+
+def _write(
+    sections: RamSections, data: NDArray[np.uint8] | bytes, ends: NDArray[np.int64], hashes: NDArray[np.int64],
+) -> None:
+    sections.put("ids", data)
     sections.put_ints("ids.start", np.concatenate([np.zeros(1, np.int64), ends]))
     order = np.argsort(hashes, kind="stable")
     sections.put("ids.hash", hashes[order])

@@ -1,26 +1,19 @@
-"""What callers hand in, made fit to be stored: documents from dicts or JSON, their ids, and the batches of a bulk."""
+"""Documents that callers hand in, as dicts or JSON, made fit to be stored: one by one, or many at once."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import DocumentError, RequestError
-from ..result import BulkFailure
+from ..documents import Column
+from ..errors import DocumentError
+from ..mapping import Mapping
 from . import ids
-
-BATCH = 512
-"""Documents of a bulk whose ids are looked up together."""
-
-BATCH_BYTES = 8 << 20
-"""JSON of a bulk that is read before it is written."""
 
 MAX_DOCUMENT_BYTES = 100 << 20
 """Bytes of one document, as OpenSearch's limit on a request."""
@@ -29,13 +22,12 @@ MAX_DOCUMENT_DEPTH = 200
 """Objects and arrays within each other in a document, so that whatever walks one stays within Python's stack."""
 
 
-class Item(NamedTuple):
-    """One document of a bulk: where it stood, its id, its JSON (None: to be encoded) and itself."""
+class Batch(NamedTuple):
+    """Documents that were read together: their ids, the bytes to store, and columns of what is in them."""
 
-    position: int
-    key: bytes
-    source: bytes | None
-    body: dict[str, Any]
+    keys: list[bytes]
+    sources: list[bytes]
+    columns: list[Column]
 
 
 def decoded(doc: dict[str, Any] | bytes | str) -> tuple[bytes | None, dict[str, Any]]:
@@ -122,43 +114,59 @@ def new_id() -> str:
     return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
 
 
-def batches(docs: Iterable[Any], id: str | None, failed: list[BulkFailure]) -> Iterator[list[Item]]:
-    """The documents in runs of bounded size; those that are none go to ``failed``."""
-    batch: list[Item] = []
-    size = 0
-    for position, doc in enumerate(docs):
-        try:
-            source, body = decoded(doc)
-            batch.append(Item(position, id_of(body, id), source, body))
-        except RequestError as error:
-            failed.append(BulkFailure(position, None, error))
-            continue
-        size += 0 if source is None else len(source)
-        if len(batch) == BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def new_keys(count: int) -> list[bytes]:
+    """Many of them, as bytes."""
+    spaced = b"".join(os.urandom(16) + bytes(4) for _ in range(count))
+    text = base64.b32encode(spaced).lower()
+    return [text[at : at + 26] for at in range(0, 32 * count, 32)]
 
 
-def shown(docs: Iterable[Any], progress: bool) -> Iterable[Any]:
-    """``docs``, with a bar on stderr while they pass if that is wanted: tqdm's where it is installed."""
-    if not progress:
-        return docs
+def read(docs: list[Any], id: str | None, mapping: Mapping) -> Batch | None:
+    """Documents read all at once; None if one of them is to be seen by itself."""
+    sources: list[bytes] | None = None
+    bodies = docs
+    kinds = set(map(type, docs))
     try:
-        from tqdm.auto import tqdm
-    except ModuleNotFoundError:
-        return _counted(docs)
-    bar: Iterable[Any] = tqdm(docs, unit=" docs", desc="indexing")
-    return bar
+        if kinds == {str}:
+            sources = list(map(str.encode, docs))
+        elif kinds == {bytes}:
+            sources = docs
+        if sources is not None:
+            if max(map(len, sources)) > MAX_DOCUMENT_BYTES:
+                return None
+            bodies = list(map(_DECODE, sources))
+            kinds = set(map(type, bodies))
+        if kinds != {dict}:
+            return None
+        keys = new_keys(len(docs)) if id is None else _keys(bodies, id)
+        table = None if keys is None else mapping.read_documents(bodies)
+        if keys is None or table is None:
+            return None
+        if sources is None:
+            if not table.whole:
+                return None
+            sources = list(map(_ENCODE, bodies))
+            if max(map(len, sources)) > MAX_DOCUMENT_BYTES:
+                return None
+        elif not table.whole and any(
+                source.count(b"{") + source.count(b"[") > MAX_DOCUMENT_DEPTH for source in sources):
+            return None
+    except (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return Batch(keys, sources, table.columns)
 
 
-def _counted(docs: Iterable[Any]) -> Iterator[Any]:
-    started = time.perf_counter()
-    number = 0
-    for number, doc in enumerate(docs, 1):
-        yield doc
-        if number % 1000 == 0:
-            rate = number / (time.perf_counter() - started)
-            print(f"\rindexing: {number:,} documents, {rate:,.0f}/s", end="", file=sys.stderr, flush=True)
-    print(f"\rindexing: {number:,} documents in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+def _keys(bodies: list[dict[str, Any]], id: str) -> list[bytes] | None:
+    values: list[Any] = [body.get(id) for body in bodies]
+    kinds = set(map(type, values))
+    if kinds == {int} and max(map(int.bit_length, values)) <= 64:
+        values = list(map(str, values))
+    elif kinds != {str}:
+        return None
+    keys = list(map(str.encode, values))
+    sizes = set(map(len, keys))
+    return keys if min(sizes) > 0 and max(sizes) <= ids.MAX_ID_BYTES else None
+
+
+_DECODE = msgspec.json.Decoder().decode
+_ENCODE = msgspec.json.Encoder().encode

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,26 +27,21 @@ from .view import View
 ONE = np.float32(1)
 
 
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Base of all plans. Each says which documents match; those that score say how much."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class NothingPlan(Plan):
+class NothingPlan(Plan, frozen=True):
     """No document."""
 
 
-@dataclass(frozen=True, slots=True)
-class AllPlan(Plan):
+class AllPlan(Plan, frozen=True):
     """Every document, with one score."""
 
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TermPlan(Plan):
+class TermPlan(Plan, frozen=True, eq=False):
     """Documents that hold a term, scored by BM25; ``factors`` float32 [256] by norm."""
 
     field: str
@@ -60,8 +55,7 @@ class TermPlan(Plan):
         return self.boost * self.idf
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PhrasePlan(Plan):
+class PhrasePlan(Plan, frozen=True, eq=False):
     """Documents that hold terms at offsets (or near them), scored by BM25 on the phrase's frequency."""
 
     field: str
@@ -76,8 +70,7 @@ class PhrasePlan(Plan):
         return self.boost * self.idf
 
 
-@dataclass(frozen=True, slots=True)
-class TermsPlan(Plan):
+class TermsPlan(Plan, frozen=True):
     """Documents that hold any of some terms; one score."""
 
     field: str
@@ -85,8 +78,7 @@ class TermsPlan(Plan):
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class TermRangePlan(Plan):
+class TermRangePlan(Plan, frozen=True):
     """Documents with a term in [low, high); None does not bound. One score."""
 
     field: str
@@ -95,8 +87,7 @@ class TermRangePlan(Plan):
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixPlan(Plan):
+class PrefixPlan(Plan, frozen=True):
     """Documents with a term that begins with ``prefix``; one score."""
 
     field: str
@@ -104,8 +95,7 @@ class PrefixPlan(Plan):
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class CodesPlan(Plan):
+class CodesPlan(Plan, frozen=True):
     """Documents with a column code in any of some closed ranges; one score."""
 
     field: str
@@ -113,32 +103,28 @@ class CodesPlan(Plan):
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class ExistsPlan(Plan):
+class ExistsPlan(Plan, frozen=True):
     """Documents that have any of some fields; one score."""
 
     fields: tuple[str, ...]
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class IdsPlan(Plan):
+class IdsPlan(Plan, frozen=True):
     """Documents with some ids (and their hashes); one score."""
 
     ids: tuple[tuple[bytes, int], ...]
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class ConstantPlan(Plan):
+class ConstantPlan(Plan, frozen=True):
     """The documents of another plan, with one score."""
 
     plan: Plan
     score: np.float32 = ONE
 
 
-@dataclass(frozen=True, slots=True)
-class BoolPlan(Plan):
+class BoolPlan(Plan, frozen=True):
     """All of ``must`` and ``filter``, none of ``must_not``, at least ``minimum`` of ``should``."""
 
     must: tuple[Plan, ...] = ()

@@ -12,15 +12,13 @@ from typing import Any
 
 from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
-from ..dsl import SearchRequest, parse_body, parse_highlight, parse_query, parse_sort, parse_source
-from ..errors import IndexClosedError, NotFoundError, QueryError, UnsupportedError
+from ..dsl import SearchRequest, parse_aggs, parse_body, parse_highlight, parse_query, parse_sort, parse_source
+from ..errors import IndexClosedError, NotFoundError, QueryError
 from ..result import Document, Explanation, Hit, Profile, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids
 from .best import Work, last_work, prepared
-from .builder import NUMBERS
 from .collect import BestPage, Page, by_score, collect, collect_best, count_all
-from .explain import explain
 from .fetch import fetch
 from .plan import plan
 from .view import View
@@ -71,32 +69,38 @@ class Reader:
         ``sort``: one key or a list of ``"field"``, ``"-field"``, ``"_score"``, ``"_doc"`` or OpenSearch's dicts.
         ``source``: True, False, a pattern, a list of patterns or ``{"includes", "excludes"}``. ``highlight``:
         OpenSearch's form. ``track_total_hits``: True counts exactly, False not at all, a number up to there.
-        ``profile``: the result says how it was found.
+        ``profile``: the result says how it was found. ``aggs``: a dict of names and aggregations, as objects or in
+        OpenSearch's form.
 
         Raises QueryError (with the JSON path), UnsupportedError.
         """
         started = time.perf_counter()
-        if aggs is not None:
-            raise UnsupportedError("aggregations are not supported by this version", path="aggs")
         view = self.view
-        if (isinstance(query_or_body, q.Query) and sort is None and highlight is None and profile is None
-                and type(size) in _PLAIN and type(from_) in _PLAIN and type(source) in _PLAIN
+        if (isinstance(query_or_body, q.Query) and sort is None and aggs is None and highlight is None
+                and profile is None and type(size) in _PLAIN and type(from_) in _PLAIN and type(source) in _PLAIN
                 and type(track_total_hits) in _PLAIN):
             query = query_or_body
             request = _form(size, from_, source, track_total_hits)
         else:
-            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight, profile)
+            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight, profile, aggs)
             query = request.query
         window = view.settings.max_result_window
         if request.from_ + request.size > window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {window}", fix="raise index.max_result_window")
         page: Page | BestPage | None = None
-        ready = prepared(query, view) if by_score(request) else None
+        aggregated = None
+        if request.aggs:
+            from .aggregate import aggregate
+
+            aggregated, found = aggregate(request.aggs, plan(query, view), view)
+            if not request.size:
+                page = Page([], found, None)
+        ready = prepared(query, view) if page is None and by_score(request) else None
         planned = time.perf_counter()
         if ready is not None:
             page = collect_best(ready, view, request)
-        pruned = page is not None
+        pruned = page is not None and ready is not None
         if page is None:
             bound = plan(query, view)
             planned = time.perf_counter()
@@ -108,6 +112,7 @@ class Reader:
             result = SearchResult(total, hits, None if request.sort else page.max_score, 0.0, None, view.name)
         else:
             result = SearchResult(total, _LaterHits(page, view, request), None, 0.0, None, view.name)
+        result.aggs = aggregated
         if request.highlight is not None:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
         finished = time.perf_counter()
@@ -128,6 +133,8 @@ class Reader:
 
     def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
         """Why the document ``id`` scores what it scores. NotFoundError if it is not there."""
+        from .explain import explain
+
         view = self.view
         bound = plan(_query(query), view)
         found = _find(view, id)
@@ -137,6 +144,8 @@ class Reader:
 
     def get(self, id: str) -> Document | None:
         """The document ``id`` as this reader sees it; None if it is not there."""
+        from .builder import NUMBERS
+
         found = _find(self.view, id)
         if found is None:
             return None
@@ -189,7 +198,7 @@ def _form(size: int | None, from_: int | None, source: bool | None, track: bool 
 
 def _request(
     query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, track: bool | int | None,
-    sort: Any, source: Any, highlight: Any, profile: bool | None = None,
+    sort: Any, source: Any, highlight: Any, profile: bool | None = None, aggs: Any = None,
 ) -> SearchRequest:
     changes: dict[str, Any] = {
         name: value for name, value in (
@@ -200,6 +209,8 @@ def _request(
         changes["source"] = parse_source(source)
     if highlight is not None:
         changes["highlight"] = parse_highlight(highlight)
+    if aggs is not None:
+        changes["aggs"] = parse_aggs(aggs)
     if query_or_body is None:
         return SearchRequest(**changes)
     if isinstance(query_or_body, q.Query):

@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from ..codec.v1.stored import MAX_UNIT
+from ..codec.v1.stored import MAX_UNIT, FrameReader, sound_dictionaries
 from ..errors import CorruptIndexError
 from ..segment import Segment
 
@@ -52,20 +52,11 @@ class _Frames:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._data = segment.sections.section("stored").data
-        self._decompressor: zstandard.ZstdDecompressor | None = None
-        try:
-            dictionary = None
-            if "stored.dictionary" in segment.sections:
-                dictionary = zstandard.ZstdCompressionDict(segment.array("stored.dictionary", np.uint8).tobytes())
-            self._decompressor = zstandard.ZstdDecompressor(dict_data=dictionary)
-        except (CorruptIndexError, zstandard.ZstdError):
-            self._decompressor = None
+        self._reader = FrameReader(sound_dictionaries(segment))
 
     def read(self, start: int, stop: int | None) -> tuple[bytes | None, int, str]:
         """The content of the frame, where it ends, and if there is none why; it ends at ``stop`` at the latest."""
         data = self._data
-        if self._decompressor is None:
-            return None, start, "needs a dictionary that is damaged"
         if not 0 <= start < data.size or (stop is not None and not start < stop <= data.size):
             return None, start, "lies outside the section"
         try:
@@ -76,8 +67,10 @@ class _Frames:
             if stop is None:
                 stop = min(data.size, start + size + (size >> 7) + 1024)  # what does not compress grows by less
             self._segment.sections.need("stored", start, stop - start)
-            stream = self._decompressor.decompressobj()
+            stream = self._reader.of(data[start : start + 18].tobytes()).decompressobj()
             raw = stream.decompress(data[start:stop].tobytes())
+        except KeyError:
+            return None, start, "needs a dictionary that is damaged"
         except (zstandard.ZstdError, CorruptIndexError) as error:
             return None, start, f"does not decompress ({error})"
         if not stream.eof or len(raw) != size:

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from ...errors import CorruptIndexError, FormatError
-from ...files import PAGE_SIZE, Blob
+from ...files import PAGE_SIZE, Blob, Bytes
 from ...segment import MAX_DOCS, PADDING, FieldInfo, Section, Sections, Segment
-from .stored import StoredCodec, compress, reader
+from .stored import StoredCodec, compress
 
 MAGIC = b"QDSEGMNT"
 FORMAT = 0
@@ -64,25 +64,25 @@ class Tail(msgspec.Struct, frozen=True):
     crc: int
 
 
-def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) -> Iterator[bytes]:
+def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) -> Iterator[Bytes]:
     """The bytes of ``segment`` as a file, in pieces; ``done`` is called with its tail at the end."""
-    stored = reader(segment)
-    compressed = compress([stored.read(doc) for doc in range(segment.docs)], codec)
+    done_already = segment.stored == "zstd" and segment.codec == codec.name
+    compressed = segment.sections if done_already else compress(segment, codec)
     pieces: list[tuple[str, Sections]] = [
         (name, segment.sections) for name in segment.sections.names() if not name.startswith("stored")]
-    pieces += [(name, compressed) for name in compressed.names()]
+    pieces += [(name, compressed) for name in compressed.names() if name.startswith("stored")]
     pages = _Pages()
     entries: list[SectionEntry] = []
     offset = 0
 
-    def emit(name: str, sections: Sections) -> Iterator[bytes]:
+    def emit(name: str, sections: Sections) -> Iterator[Bytes]:
         nonlocal offset
         sections.need(name, 0, sections.size(name))
         data, width, base = sections.section(name)
         entries.append(SectionEntry(name, offset, data.size, width, base))
         pad = -data.size % ALIGN
         offset += data.size + pad
-        yield data.tobytes()
+        yield data.data
         yield bytes(pad)
 
     for name, sections in pieces:
@@ -94,7 +94,7 @@ def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) ->
     offset += PADDING
     yield gap
     tail_offset = offset
-    tail = []
+    tail: list[Bytes] = []
     for name, sections in pieces:
         if name.startswith(_IN_TAIL):
             tail += list(emit(name, sections))
@@ -123,7 +123,7 @@ class _Pages:
         self._crcs: list[int] = []
         self._crc = self._used = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Bytes) -> None:
         view = memoryview(data)
         while view:
             part = view[: PAGE_SIZE - self._used]
@@ -233,7 +233,7 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
                 and field.column in ("", "i64", "f64", "ord")):
             raise _damaged(blob, "a field counts what cannot be", field)
     return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),
-                   stored=contents.stored, owner=blob)
+                   stored=contents.stored, codec=contents.codec, owner=blob)
 
 
 def _damaged(blob: Blob, what: str, found: Any) -> CorruptIndexError:

@@ -1,30 +1,40 @@
-"""Stored documents: units of consecutive documents, compressed with a dictionary of their segment.
+"""Stored documents: units of consecutive documents, compressed with one of their segment's dictionaries.
 
 A raw unit is ``u32 offset`` of each document's end, then the documents. In memory a segment keeps its documents
-in one uncompressed unit each; a file keeps them in zstd frames of about ``unit`` raw bytes, with checksums and
-the raw size in each frame, so that a size is checked before memory is taken.
+as they are, one after another; a file keeps them in zstd frames of about ``unit`` raw bytes, with checksums, the raw
+size in each frame, so that a size is checked before memory is taken, and the id of the dictionary that it needs. So
+merging copies frames with their dictionaries, as long as these are few.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from ...errors import SettingsError
-from ...segment import RamSections, Segment
+from ...errors import CorruptIndexError, SettingsError
+from ...segment import RamSections, Segment, gathered
 
 MAX_UNIT = 1 << 30
 """Raw bytes of the largest unit that a reader accepts."""
+DICTIONARIES = 8
+"""Dictionaries of a segment, at most."""
 DICTIONARY_MINIMUM = 1 << 20
 """Raw bytes of a segment below which no dictionary is trained."""
 DICTIONARY_MAXIMUM = 110 << 10
-_SAMPLE = 100  # training bytes for each byte of dictionary, as zstd's own trainer recommends
+_SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
 _TRIES = 3  # frames held back by a thread's cache of decoded units
+_BATCH = 4 << 20  # raw bytes that are encoded at once
+
+Dictionary = zstandard.ZstdCompressionDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,59 +59,254 @@ def codec_named(name: str) -> StoredCodec:
     return codec
 
 
-def write_raw(sections: RamSections, documents: list[bytes]) -> None:
+class Documents(NamedTuple):
+    """Documents one after another, and int64 where each ends."""
+
+    data: bytes | memoryview
+    ends: NDArray[np.int64]
+
+
+def write_raw(sections: RamSections, documents: Sequence[bytes]) -> None:
     """The sections of a segment in memory: ``stored`` and ``stored.start``."""
     ends = np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents)))
-    sections.put("stored", b"".join(documents))
+    sections.adopt("stored", gathered(documents))
     sections.put_ints("stored.start", np.concatenate([np.zeros(1, np.int64), ends]))
 
 
-def compress(documents: list[bytes], codec: StoredCodec) -> RamSections:
-    """The sections of a file: ``stored``, ``stored.start``, ``stored.first`` and maybe ``stored.dictionary``."""
+def merge_raw(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> RamSections:
+    """The sections of the documents that live, for a segment in memory."""
     sections = RamSections()
-    dictionary = _train(documents)
-    if dictionary is not None:
-        sections.put("stored.dictionary", dictionary.as_bytes())
-        dictionary.precompute_compress(level=codec.level)
-    compressor = zstandard.ZstdCompressor(level=codec.level, dict_data=dictionary, write_checksum=True,
-                                          write_content_size=True, write_dict_id=False)
-    frames: list[bytes] = []
-    firsts: list[int] = []
-    unit: list[bytes] = []
-    size = first = 0
-
-    def close(next_first: int) -> None:
-        nonlocal unit, size, first
-        if unit:
-            ends = np.cumsum([len(document) for document in unit], dtype=np.uint32)
-            frames.append(compressor.compress(ends.tobytes() + b"".join(unit)))
-            firsts.append(first)
-        unit, size, first = [], 0, next_first
-
-    for doc, document in enumerate(documents):
-        if size + len(document) > codec.unit:
-            close(doc)
-        unit.append(document)
-        size += len(document)
-    close(len(documents))
-    ends = np.cumsum(np.fromiter(map(len, frames), np.int64, len(frames)))
-    sections.put("stored", b"".join(frames))
-    sections.put_ints("stored.start", np.concatenate([np.zeros(1, np.int64), ends]))
-    sections.put_ints("stored.first", np.array([*firsts, len(documents)], np.int64))
+    parts = [part for segment, numbers in sources for part in documents(segment, numbers)]
+    sections.adopt("stored", gathered([part.data for part in parts]))
+    sizes = [np.diff(part.ends, prepend=0) for part in parts]
+    sections.put_ints("stored.start", np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes])))
     return sections
 
 
-def _train(documents: list[bytes]) -> zstandard.ZstdCompressionDict | None:
-    total = sum(map(len, documents))
+def compress(segment: Segment, codec: StoredCodec) -> RamSections:
+    """The sections of a file: ``stored``, ``stored.start``, ``stored.first`` and maybe ``stored.dictionary/0``."""
+    return merge([(segment, np.arange(segment.docs, dtype=np.int32))], codec)
+
+
+def merge(
+    sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec, pace: Callable[[], None] = lambda: None,
+) -> RamSections:
+    """The sections of the documents that live, ascending: a source's document d becomes numbers[d], unless it is -1.
+
+    Units are copied where their documents all live, and their codec, size and dictionary are those of the result;
+    others are encoded anew.
+    """
+    copied = _copied(sources, codec)
+    dictionaries = {id: one for at in copied for id, one in dictionaries_of(sources[at][0]).items()}
+    main = next(iter(dictionaries.values()), None)
+    if main is None:
+        main = _train([source for at, source in enumerate(sources) if at not in copied])
+        if main is not None:
+            dictionaries[main.dict_id()] = main
+    frames = _Frames(codec, main)
+    for copying, group in itertools.groupby(enumerate(sources), lambda source: source[0] in copied):
+        if copying:
+            for _, (segment, numbers) in group:
+                frames.copy(segment, numbers, pace)
+        else:
+            frames.encode_all(itertools.chain.from_iterable(documents(*source) for _, source in group), pace)
+    return frames.sections(list(dictionaries.values()))
+
+
+def _copied(sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec) -> list[int]:
+    """Which sources are copied unit by unit, the largest first; no more than have few dictionaries together."""
+    fit = []
+    for at, (segment, numbers) in enumerate(sources):
+        if segment.stored == "zstd" and segment.codec == codec.name and segment.docs:
+            live = int(np.count_nonzero(numbers >= 0))
+            raw = _raw_unit(segment)
+            if 2 * live >= segment.docs and 2 * raw >= codec.unit:
+                fit.append((segment.sections.size("stored"), at))
+    chosen: list[int] = []
+    known: dict[int, bytes] = {}
+    for _, at in sorted(fit, reverse=True):
+        own = {id: one.as_bytes() for id, one in dictionaries_of(sources[at][0]).items()}
+        if not own or any(known.get(id, data) != data for id, data in own.items()) \
+                or len(known | own) > DICTIONARIES:
+            continue
+        known |= own
+        chosen.append(at)
+    return chosen
+
+
+def _raw_unit(segment: Segment) -> int:
+    """Raw bytes of a unit, by a few of them."""
+    units = segment.narrow("stored.first")[0].size - 1
+    starts, base = segment.starts("stored.start", units, segment.sections.size("stored"))
+    sizes = []
+    for unit in range(0, units, max(1, units // 8)):
+        start = int(starts[unit]) + base
+        size = min(18, int(starts[unit + 1]) + base - start)
+        segment.sections.need("stored", start, size)
+        sizes.append(frame_size(segment, segment.sections.section("stored").data[start : start + size].tobytes()))
+    return sum(sizes) // max(1, len(sizes))
+
+
+def frame_size(segment: Segment, frame: bytes) -> int:
+    """Raw bytes of a frame, as its beginning says; never more than MAX_UNIT."""
+    try:
+        size: int = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError as error:
+        raise segment.damaged("a stored unit is none", found=str(error)) from error
+    if not 0 <= size <= MAX_UNIT:
+        raise segment.damaged("a stored unit has an impossible size", found=size)
+    return size
+
+
+def documents(segment: Segment, numbers: NDArray[np.int32]) -> Iterator[Documents]:
+    """The documents that live (numbers[d] >= 0), a few megabytes at a time."""
+    if segment.stored == "raw":
+        starts, base = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
+        edges = starts.astype(np.int64) + base
+        data = segment.sections.section("stored").data.data
+        doc = 0
+        while doc < segment.docs:
+            stop = max(doc + 1, int(np.searchsorted(edges, edges[doc] + _BATCH, "right")) - 1)
+            part = Documents(data[edges[doc] : edges[stop]], edges[doc + 1 : stop + 1] - edges[doc])
+            yield _living(part, numbers[doc:stop])
+            doc = stop
+        return
+    stored = reader(segment)
+    for first, part in stored.units():
+        yield _living(part, numbers[first : first + part.ends.size])
+
+
+def _living(part: Documents, numbers: NDArray[np.int32]) -> Documents:
+    live = numbers >= 0
+    if live.all():
+        return part
+    sizes = np.diff(part.ends, prepend=0)
+    data = np.frombuffer(part.data, np.uint8)[np.repeat(live, sizes)]
+    return Documents(data.tobytes(), np.cumsum(sizes[live]))
+
+
+def _joined(parts: Sequence[Documents]) -> Documents:
+    if len(parts) == 1:
+        return parts[0]
+    starts = [0, *itertools.accumulate(len(part.data) for part in parts)]
+    return Documents(b"".join(part.data for part in parts), np.concatenate(
+        [np.zeros(0, np.int64), *(part.ends + start for part, start in zip(parts, starts[:-1], strict=True))]))
+
+
+def _batches(parts: Iterator[Documents], size: int) -> Iterator[Documents]:
+    """The same documents in parts of about ``size`` bytes."""
+    waiting: list[Documents] = []
+    held = 0
+    for part in parts:
+        waiting.append(part)
+        held += len(part.data)
+        if held >= size:
+            yield _joined(waiting)
+            waiting, held = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _train(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> Dictionary | None:
+    """A dictionary for documents that are to be encoded, by samples of the first megabytes; None if it is no use."""
+    most = 8 * DICTIONARY_MAXIMUM * _SAMPLE
+    parts: list[Documents] = []
+    total = 0
+    for segment, numbers in sources:
+        for part in documents(segment, numbers):
+            parts.append(part)
+            total += len(part.data)
+            if total >= most:
+                break
+        if total >= most:
+            break
     if total < DICTIONARY_MINIMUM:
         return None
     size = min(DICTIONARY_MAXIMUM, total // 100)
     step = max(1, total // (size * _SAMPLE))
-    samples: list[bytes | bytearray | memoryview] = [document for document in documents[::step] if len(document) >= 8]
+    samples: list[bytes | bytearray | memoryview] = []
+    for part in parts:
+        starts = np.concatenate([np.zeros(1, np.int64), part.ends[:-1]])[::step].tolist()
+        samples += [bytes(part.data[start:end]) for start, end in zip(starts, part.ends[::step].tolist(), strict=False)
+                    if end - start >= 8]
     try:
-        return zstandard.train_dictionary(size, samples, k=512, d=8, level=3)
+        return zstandard.train_dictionary(size, samples, k=512, d=8, level=3, accel=5)
     except zstandard.ZstdError:  # documents too few or too alike to learn from: frames do without
         return None
+
+
+class _Frames:
+    """The frames of a segment to come, and the first document of each."""
+
+    def __init__(self, codec: StoredCodec, dictionary: Dictionary | None) -> None:
+        if dictionary is not None:
+            dictionary.precompute_compress(level=codec.level)
+        self._unit = codec.unit
+        self._compressor = zstandard.ZstdCompressor(level=codec.level, dict_data=dictionary, write_checksum=True,
+                                                    write_content_size=True, write_dict_id=True)
+        self._parts: list[bytes | memoryview] = []
+        self._sizes: list[NDArray[np.int64]] = []
+        self._firsts: list[NDArray[np.int64]] = []
+        self._docs = 0
+
+    def encode_all(self, parts: Iterator[Documents], pace: Callable[[], None]) -> None:
+        for part in _batches(parts, _BATCH):
+            pace()
+            self._encode(part)
+
+    def _encode(self, part: Documents) -> None:
+        """Encode documents in units as large as they may be; one that is larger is alone."""
+        stops = part.ends.tolist()
+        edges = [0]  # first documents
+        places = [0]  # and first bytes
+        while edges[-1] < len(stops):
+            last = max(edges[-1] + 1, bisect_right(stops, places[-1] + self._unit, edges[-1]))
+            edges.append(last)
+            places.append(stops[last - 1])
+        units = np.array(edges, np.int64)
+        tables = memoryview((part.ends - np.repeat(places[:-1], np.diff(units))).astype("<u4").tobytes())
+        data, join, compress = memoryview(part.data), b"".join, self._compressor.compress
+        frames = [compress(join((tables[4 * doc : 4 * last], data[start:stop])))
+                  for doc, last, start, stop in zip(edges, edges[1:], places, places[1:], strict=False)]
+        self._parts += frames
+        self._sizes.append(np.fromiter(map(len, frames), np.int64, len(frames)))
+        self._firsts.append(self._docs + units[:-1])
+        self._docs += len(stops)
+
+    def copy(self, segment: Segment, numbers: NDArray[np.int32], pace: Callable[[], None]) -> None:
+        """Copy the units of a segment, but for those with deleted documents."""
+        firsts, first_base = segment.narrow("stored.first")
+        edges = firsts.astype(np.int64) + first_base
+        starts, base = segment.starts("stored.start", edges.size - 1, segment.sections.size("stored"))
+        places = starts.astype(np.int64) + base
+        if edges.size < 2 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
+            raise segment.damaged("stored units do not follow each other")
+        whole = np.diff(np.concatenate([[0], np.cumsum(numbers >= 0)])[edges]) == np.diff(edges)
+        turns = np.flatnonzero(np.diff(whole)) + 1
+        for begin, end in itertools.pairwise([0, *turns.tolist(), whole.size]):
+            pace()
+            start, stop = int(places[begin]), int(places[end])
+            if whole[begin]:
+                segment.sections.need("stored", start, stop - start)
+                self._parts.append(segment.sections.section("stored").data[start:stop].data)
+                self._sizes.append(np.diff(places[begin : end + 1]))
+                self._firsts.append(edges[begin:end] - edges[begin] + self._docs)
+                self._docs += int(edges[end] - edges[begin])
+            else:
+                stored = reader(segment)
+                left = [_living(part, numbers[first : first + part.ends.size])
+                        for first, part in stored.units(begin, end)]
+                self._encode(_joined(left))
+
+    def sections(self, dictionaries: Sequence[Dictionary]) -> RamSections:
+        sections = RamSections()
+        for number, dictionary in enumerate(dictionaries):
+            sections.put(f"stored.dictionary/{number}", dictionary.as_bytes())
+        sections.adopt("stored", gathered(self._parts))
+        nothing = np.zeros(0, np.int64)
+        sections.put_ints("stored.start", np.cumsum(np.concatenate([[0], nothing, *self._sizes])))
+        sections.put_ints("stored.first", np.concatenate([nothing, *self._firsts, [self._docs]]))
+        return sections
 
 
 class StoredReader:
@@ -139,6 +344,23 @@ class StoredReader:
             raise segment.damaged("a stored document lies outside its unit", found=(start, end))
         return raw[4 * count + start : 4 * count + end]
 
+    def units(self, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Documents]]:
+        """The first document and the documents of units ``begin`` .. ``end`` - 1, or all."""
+        segment = self._segment
+        firsts, base = segment.narrow("stored.first")
+        edges = firsts.astype(np.int64) + base
+        if edges.size < 1 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
+            raise segment.damaged("stored units do not follow each other")
+        for unit in range(begin, edges.size - 1 if end is None else end):
+            first, count = int(edges[unit]), int(edges[unit + 1] - edges[unit])
+            raw = self._unit(unit)
+            if len(raw) < 4 * count:
+                raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
+            ends = np.frombuffer(raw, "<u4", count).astype(np.int64)
+            if 4 * count + int(ends[-1]) != len(raw) or (np.diff(ends, prepend=0) < 0).any():
+                raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
+            yield first, Documents(memoryview(raw)[4 * count :], ends)
+
     def _table(self) -> tuple[NDArray[Any], int, NDArray[Any], int, NDArray[np.uint8]]:
         """First document of each unit, and its base; where each begins, and its base; the units' bytes."""
         if self._known is None:
@@ -151,36 +373,67 @@ class StoredReader:
     def _unit(self, unit: int) -> bytes:
         recent: dict[int, bytes] | None = getattr(self._local, "units", None)
         if recent is None:
-            self._local.decompressor = self._decompressor()
+            self._local.frames = FrameReader(dictionaries_of(self._segment))
             recent = self._local.units = {}
         raw = recent.get(unit)
         if raw is None:
             _, _, starts, base, data = self._table()
             start, end = starts.item(unit) + base, starts.item(unit + 1) + base
             self._segment.sections.need("stored", start, end - start)
-            frame = data[start:end].tobytes()
-            raw = _decompress(self._local.decompressor, frame, self._segment)
+            raw = self._decompress(data[start:end].tobytes())
             if len(recent) >= _TRIES:
                 recent.pop(next(iter(recent)))
             recent[unit] = raw
         return raw
 
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        dictionary = None
-        if "stored.dictionary" in self._segment.sections:
-            dictionary = zstandard.ZstdCompressionDict(self._segment.array("stored.dictionary", np.uint8).tobytes())
-        return zstandard.ZstdDecompressor(dict_data=dictionary)
+    def _decompress(self, frame: bytes) -> bytes:
+        """One frame, never more than it says and never more than MAX_UNIT."""
+        frame_size(self._segment, frame)
+        frames: FrameReader = self._local.frames
+        try:
+            return frames.of(frame).decompress(frame)
+        except (zstandard.ZstdError, KeyError) as error:
+            raise self._segment.damaged("a stored unit does not decompress", found=str(error)) from error
 
 
-def _decompress(decompressor: zstandard.ZstdDecompressor, frame: bytes, segment: Segment) -> bytes:
-    """One frame, never more than it says and never more than MAX_UNIT."""
-    try:
-        size = zstandard.frame_content_size(frame)
-        if not 0 <= size <= MAX_UNIT:
-            raise segment.damaged("a stored unit has an impossible size", found=size)
-        return decompressor.decompress(frame)
-    except zstandard.ZstdError as error:
-        raise segment.damaged("a stored unit does not decompress", found=str(error)) from error
+class FrameReader:
+    """A thread's decompressors, one a dictionary."""
+
+    def __init__(self, dictionaries: dict[int, Dictionary]) -> None:
+        self._dictionaries = dictionaries
+        self._made: dict[int, zstandard.ZstdDecompressor] = {}
+
+    def of(self, frame: bytes) -> zstandard.ZstdDecompressor:
+        """The decompressor for a frame; ZstdError if it is none, KeyError without its dictionary."""
+        id = zstandard.get_frame_parameters(frame).dict_id
+        made = self._made.get(id)
+        if made is None:
+            made = self._made[id] = zstandard.ZstdDecompressor(dict_data=self._dictionaries[id] if id else None)
+        return made
+
+
+def dictionaries_of(segment: Segment) -> dict[int, Dictionary]:
+    """The dictionaries of a segment by their ids."""
+    known: dict[int, Dictionary] | None = segment.cache.get("stored.dictionaries")
+    if known is None:
+        known = {}
+        for number in range(DICTIONARIES):
+            if (name := f"stored.dictionary/{number}") in segment.sections:
+                one = Dictionary(segment.array(name, np.uint8).tobytes())
+                known[one.dict_id()] = one
+        segment.cache["stored.dictionaries"] = known
+    return known
+
+
+def sound_dictionaries(segment: Segment) -> dict[int, Dictionary]:
+    """Those dictionaries that are not damaged."""
+    known: dict[int, Dictionary] = {}
+    for number in range(DICTIONARIES):
+        if (name := f"stored.dictionary/{number}") in segment.sections:
+            with suppress(CorruptIndexError, zstandard.ZstdError):
+                one = Dictionary(segment.array(name, np.uint8).tobytes())
+                known[one.dict_id()] = one
+    return known
 
 
 def reader(segment: Segment) -> StoredReader:

@@ -1,8 +1,6 @@
-"""From tokens to postings: interning, counting sort, grouping, and the encoder of blocks and positions."""
+"""From postings to bytes: the encoder of blocks and positions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -16,164 +14,12 @@ from quidditch_core.jit import (
     load_i64,
     load_u8,
     load_u32,
-    load_u64,
     store_f32,
     store_i64,
     store_u8,
     store_u32,
     store_u64,
 )
-
-FULL = -2
-
-
-@helper
-def hash_bytes(at: int, size: int) -> Any:
-    """FNV-1a over 8 bytes at a time, mixed at the end; int64, for tables in memory only."""
-    value = np.uint64(14695981039346656037) ^ np.uint64(size)
-    prime = np.uint64(1099511628211)
-    while size >= 8:
-        value = (value ^ load_u64(at)) * prime
-        value ^= value >> np.uint64(29)
-        at += 8
-        size -= 8
-    while size > 0:
-        value = (value ^ np.uint64(load_u8(at))) * prime
-        at += 1
-        size -= 1
-    value ^= value >> np.uint64(32)
-    value *= np.uint64(0xD6E8FEB86659FD93)
-    value ^= value >> np.uint64(32)
-    return value
-
-
-@inline_helper
-def same_bytes(a: int, b: int, size: int) -> bool:
-    i = 0
-    while i + 8 <= size:
-        if load_u64(a + i) != load_u64(b + i):
-            return False
-        i += 8
-    while i < size:
-        if load_u8(a + i) != load_u8(b + i):
-            return False
-        i += 1
-    return True
-
-
-# State of an interner: int64 slots.
-I_TERMS, I_USED, I_MASK, I_TABLE, I_ENDS, I_MAX_TERMS, I_ARENA, I_ARENA_SIZE, I_HASHES = range(9)
-I_SLOTS = 9
-
-
-@kernel("quidditch_core.index.kernels.reference:intern")
-def intern(state: int, data: int, starts: int, sizes: int, begin: int, count: int, ids: int) -> int:
-    """Give each distinct byte string a number, in order of first sight.
-
-    Tokens ``begin`` .. ``count`` - 1 lie at data + starts[i]; ids uint32 [count]. The arena keeps the strings
-    (ends int64, hashes uint64 a term), the table uint32 [mask + 1] holds number + 1. Returns how many tokens
-    were done; fewer than ``count`` means that the table, the arena or the term arrays must grow first.
-    """
-    terms = load_i64(state + 8 * I_TERMS)
-    used = load_i64(state + 8 * I_USED)
-    mask = load_i64(state + 8 * I_MASK)
-    table = load_i64(state + 8 * I_TABLE)
-    ends = load_i64(state + 8 * I_ENDS)
-    hashes = load_i64(state + 8 * I_HASHES)
-    arena = load_i64(state + 8 * I_ARENA)
-    most = min(load_i64(state + 8 * I_MAX_TERMS), mask >> 1)
-    done = begin
-    while done < count:
-        at = data + load_i64(starts + 8 * done)
-        size = load_i64(sizes + 8 * done)
-        value = hash_bytes(at, size)
-        slot = np.int64(value & np.uint64(mask))
-        number = -1
-        while True:
-            entry = load_u32(table + 4 * slot)
-            if entry == 0:
-                break
-            term = entry - 1
-            if load_u64(hashes + 8 * term) == value:
-                start = 0
-                if term > 0:
-                    start = load_i64(ends + 8 * (term - 1))
-                if load_i64(ends + 8 * term) - start == size and same_bytes(arena + start, at, size):
-                    number = term
-                    break
-            slot = (slot + 1) & mask
-        if number < 0:
-            if terms >= most or used + size > load_i64(state + 8 * I_ARENA_SIZE):
-                break
-            for i in range(size):
-                store_u8(arena + used + i, load_u8(at + i))
-            used += size
-            store_i64(ends + 8 * terms, used)
-            store_u64(hashes + 8 * terms, value)
-            number = terms
-            terms += 1
-            store_u32(table + 4 * slot, terms)
-        store_u32(ids + 4 * done, number)
-        done += 1
-    store_i64(state + 8 * I_TERMS, terms)
-    store_i64(state + 8 * I_USED, used)
-    return done
-
-
-@kernel("quidditch_core.index.kernels.reference:rehash")
-def rehash(state: int) -> int:
-    """Fill an empty, larger table from the terms already known."""
-    mask = load_i64(state + 8 * I_MASK)
-    table = load_i64(state + 8 * I_TABLE)
-    for term in range(load_i64(state + 8 * I_TERMS)):
-        slot = np.int64(load_u64(load_i64(state + 8 * I_HASHES) + 8 * term) & np.uint64(mask))
-        while load_u32(table + 4 * slot) != 0:
-            slot = (slot + 1) & mask
-        store_u32(table + 4 * slot, term + 1)
-    return 0
-
-
-@kernel("quidditch_core.index.kernels.reference:scatter")
-def scatter(
-    ranks: int, docs: int, positions: int, count: int, slots: int, out_docs: int, out_positions: int,
-) -> int:
-    """One pass of a stable counting sort: token i goes to slots[ranks[i]]++. Rank 2^32 - 1 drops a token."""
-    for i in range(count):
-        rank = load_u32(ranks + 4 * i)
-        if rank == 0xFFFFFFFF:
-            continue
-        slot = load_i64(slots + 8 * rank)
-        store_i64(slots + 8 * rank, slot + 1)
-        store_u32(out_docs + 4 * slot, load_u32(docs + 4 * i))
-        if positions != 0:
-            store_u32(out_positions + 4 * slot, load_u32(positions + 4 * i))
-    return 0
-
-
-@kernel("quidditch_core.index.kernels.reference:group")
-def group(docs: int, starts: int, terms: int, out_docs: int, out_freqs: int, out_starts: int) -> int:
-    """Fold tokens sorted by term into postings: documents, frequencies, and each term's first posting.
-
-    ``starts`` and ``out_starts``: int64 [terms + 1]. Works in place. Returns the number of postings.
-    """
-    written = 0
-    for term in range(terms):
-        begin = load_i64(starts + 8 * term)
-        end = load_i64(starts + 8 * term + 8)
-        store_i64(out_starts + 8 * term, written)
-        i = begin
-        while i < end:
-            doc = load_u32(docs + 4 * i)
-            freq = 1
-            i += 1
-            while i < end and load_u32(docs + 4 * i) == doc:
-                freq += 1
-                i += 1
-            store_u32(out_docs + 4 * written, doc)
-            store_u32(out_freqs + 4 * written, freq)
-            written += 1
-    store_i64(out_starts + 8 * terms, written)
-    return written
 
 
 @inline_helper

@@ -9,10 +9,21 @@ that a kernel jumps over; scratch memory they leave alone.
 from __future__ import annotations
 
 from .boolean import boolean
-from .build import encode, group, intern, rehash, scatter
+from .build import encode
+from .columns import (
+    count_between,
+    count_integers,
+    first_rows,
+    in_range,
+    rows_of,
+    sum_codes,
+    sum_numbers,
+    with_any,
+)
 from .merge import gather
 from .phrase import phrase
 from .search import count_union, intersection, profile, union
+from .strings import beyond_ascii, intern, prefixes, rehash, settle, spell
 from .terms import (
     dictionary_block,
     dictionary_find,
@@ -21,24 +32,38 @@ from .terms import (
     postings_fill,
     postings_read,
 )
+from .tokens import group, place, tally
 
 __all__ = [
+    "beyond_ascii",
     "boolean",
+    "count_between",
+    "count_integers",
     "count_union",
     "dictionary_block",
     "dictionary_find",
     "dictionary_read",
     "dictionary_write",
     "encode",
+    "first_rows",
     "gather",
     "group",
+    "in_range",
     "intern",
     "intersection",
     "phrase",
+    "place",
     "postings_fill",
     "postings_read",
+    "prefixes",
     "profile",
     "rehash",
-    "scatter",
+    "rows_of",
+    "settle",
+    "spell",
+    "sum_codes",
+    "sum_numbers",
+    "tally",
     "union",
+    "with_any",
 ]

@@ -1,0 +1,88 @@
+"""From a stream of tokens to postings, by a counting sort over the numbers of their terms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quidditch_core.jit import kernel, load_i64, load_u32, store_i64, store_u32, store_u64
+
+DROPPED = 0xFFFFFFFF
+"""The rank of a string that is no term."""
+
+
+@kernel("quidditch_core.index.kernels.reference:tally")
+def tally(ids: int, count: int, totals: int) -> int:
+    """Count each number of uint32 ids [count] in int64 totals."""
+    for i in range(count):
+        at = totals + 8 * load_u32(ids + 4 * i)
+        store_i64(at, load_i64(at) + 1)
+    return 0
+
+
+@kernel("quidditch_core.index.kernels.reference:place")
+def place(
+    ids: int, counts: int, docs: int, values: int, gap: int, ranks: int, slots: int, lengths: int, out: int,
+) -> int:
+    """One pass of a stable counting sort: a token of rank r goes to out[slots[r]++], as document | position << 32.
+
+    ``values`` values follow each other: uint32 counts of tokens and uint32 docs, ascending. Positions count from 0 in
+    each document, ``gap`` more between two of its values. uint32 ranks [by id] may be DROPPED. uint32 lengths
+    [by document] grow by what is kept; int64 slots [by rank].
+    """
+    token = ids
+    previous = -1
+    base = 0
+    for value in range(values):
+        doc = load_u32(docs + 4 * value)
+        if doc != previous:
+            previous = doc
+            base = 0
+        kept = 0
+        count = load_u32(counts + 4 * value)
+        for i in range(count):
+            rank = load_u32(ranks + 4 * load_u32(token))
+            token += 4
+            if rank != DROPPED:
+                at = slots + 8 * rank
+                slot = load_i64(at)
+                store_i64(at, slot + 1)
+                store_u64(out + 8 * slot, np.uint64(doc | (base + i) << 32))
+                kept += 1
+        base += count + gap
+        store_u32(lengths + 4 * doc, load_u32(lengths + 4 * doc) + kept)
+    return 0
+
+
+@kernel("quidditch_core.index.kernels.reference:group")
+def group(tokens: int, starts: int, terms: int, docs: int, freqs: int, positions: int, out_starts: int) -> int:
+    """Fold tokens sorted by term into postings: uint32 documents, frequencies and (unless 0) positions.
+
+    Term t has the tokens starts[t] : starts[t + 1], int64, and the postings out_starts[t] : out_starts[t + 1].
+    Returns the number of postings.
+    """
+    written = 0
+    token = load_i64(starts)
+    for term in range(terms):
+        end = load_i64(starts + 8 * term + 8)
+        store_i64(out_starts + 8 * term, written)
+        previous = -1
+        freq = 0
+        while token < end:
+            item = load_i64(tokens + 8 * token)
+            doc = item & 0xFFFFFFFF
+            if positions != 0:
+                store_u32(positions, item >> 32)
+                positions += 4
+            if doc != previous:
+                if freq != 0:
+                    store_u32(freqs + 4 * (written - 1), freq)
+                store_u32(docs + 4 * written, doc)
+                written += 1
+                previous = doc
+                freq = 0
+            freq += 1
+            token += 1
+        if freq != 0:
+            store_u32(freqs + 4 * (written - 1), freq)
+    store_i64(out_starts + 8 * terms, written)
+    return written

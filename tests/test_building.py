@@ -1,0 +1,177 @@
+"""The kernels that turn strings and tokens into postings, against their references and against plain Python."""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from quidditch_core.analysis.tokenizers import whole
+from quidditch_core.index.kernels import strings, tokens
+from quidditch_core.index.strings import Interner, joined
+from quidditch_core.jit import Kernel
+from quidditch_core.segment import address
+
+PATHS = ("compiled", "reference")
+WALL = 0xA5
+STRINGS = st.binary(max_size=20) | st.binary(max_size=2) | st.binary(min_size=7, max_size=9) | st.sampled_from(
+    [b"a", b"a\0", b"a\0\0", b"whale", b"WHALE", b"Whales at sea", b"whales AT sea", b"whales at see", b"\xc0\x80A"])
+
+
+@functools.cache
+def function(kernel: Kernel, path: str) -> Any:
+    return kernel.compiled() if path == "compiled" else kernel.referenced()
+
+
+def call(kernel: Kernel, path: str, *arguments: Any) -> int:
+    return int(function(kernel, path)(*(address(a) if isinstance(a, np.ndarray) else int(a) for a in arguments)))
+
+
+def walled(size: int, dtype: Any, room: int = 0) -> NDArray[Any]:
+    """Zeros with a wall behind them, and ``room`` bytes before it that may be written."""
+    bytes_ = size * np.dtype(dtype).itemsize
+    raw = np.zeros(bytes_ + room + 64, np.uint8)
+    raw[bytes_ + room :] = WALL
+    return raw[:bytes_].view(dtype)
+
+
+def stands(array: NDArray[Any]) -> bool:
+    base: Any = array.base if array.base is not None else array
+    return bool((base[-64:] == WALL).all())
+
+
+@given(st.lists(STRINGS, max_size=80), st.integers(0, 3), st.booleans())
+def test_intern_and_rehash(words: list[bytes], begin: int, fold: bool) -> None:
+    words = [b""] * begin + words  # tokens before ``begin`` are not looked at
+    data, ends_of = joined(words)
+    spans = whole(ends_of)
+    first_seen: dict[bytes, int] = {}
+    expected = [first_seen.setdefault(word.lower() if fold else word, len(first_seen)) for word in words[begin:]]
+    traces = []
+    for path in PATHS:
+        ids, ends, trace = walled(len(words), np.uint32), walled(100, np.int64), []
+        scratch, state = walled(strings.SCRATCH_BYTES, np.uint8), walled(strings.I_SLOTS, np.int64)
+        state[strings.I_ENDS], state[strings.I_SCRATCH], state[strings.I_FOLD] = (
+            address(ends), address(scratch), fold * strings.FOLD)
+        arena, table = walled(8, np.uint8, 8), walled(4 * strings.ENTRY, np.uint8)
+        done = begin
+        while True:  # grow whatever may be full, as long as something is
+            mask = table.size // strings.ENTRY - 1
+            state[strings.I_MASK], state[strings.I_TABLE] = mask, address(table)
+            state[strings.I_ARENA], state[strings.I_ARENA_SIZE] = address(arena), arena.size
+            state[strings.I_MAX_TERMS] = min(100, mask)
+            done = call(strings.intern, path, state, data, spans, done, len(words), ids)
+            used = int(state[strings.I_USED])
+            trace += [done, table.tobytes(), ends.tolist(), arena.tobytes()[:used], state[:2].tolist()]
+            assert all(map(stands, (ids, ends, scratch, state, arena, table)))
+            if done >= len(words):
+                break
+            larger = walled(2 * table.size, np.uint8)
+            assert call(strings.rehash, path, table, mask + 1, larger, 2 * mask + 1) == 0
+            arena_before, arena, table = arena, walled(2 * arena.size, np.uint8, 8), larger
+            arena[: arena_before.size] = arena_before
+        assert ids[begin:].tolist() == expected
+        known, bounds = arena.tobytes(), pairwise([0, *ends[: len(first_seen)].tolist()])
+        assert [known[start:end] for start, end in bounds] == list(first_seen)
+        traces.append(trace)
+    assert traces[0] == traces[1]
+
+
+@given(st.lists(STRINGS, unique=True, max_size=60), st.data())
+def test_strings_are_sorted_and_spelt(words: list[bytes], data: st.DataObject) -> None:
+    arena, ends = joined(words)
+    numbers = np.array(data.draw(st.permutations(range(len(words)))), np.uint32)
+    for path in PATHS:
+        keys, text, stops = walled(len(words), np.uint64), walled(int(arena.size), np.uint8, 8), walled(
+            len(words), np.int64)
+        flags, scratch = walled(len(words), np.uint8), walled(len(words), np.uint32)
+        assert call(strings.prefixes, path, numbers, len(words), ends, arena, keys) == 0
+        assert keys.tolist() == [int.from_bytes(words[n][:8].ljust(8, b"\0"), "big") for n in numbers.tolist()]
+        order = np.argsort(keys, kind="stable")
+        ordered, sorted_keys = numbers[order], keys[order]
+        assert call(strings.settle, path, ordered, sorted_keys, len(words), ends, arena, scratch) == 0
+        assert [words[n] for n in ordered.tolist()] == sorted(words)
+        assert call(strings.spell, path, numbers, len(words), ends, arena, text, stops) == sum(map(len, words))
+        assert text.tobytes() == b"".join(words[n] for n in numbers.tolist())
+        assert np.diff(stops, prepend=0).tolist() == [len(words[n]) for n in numbers.tolist()]
+        assert call(strings.beyond_ascii, path, len(words), ends, arena, flags) == sum(flags.tolist())
+        assert flags.tolist() == [not word.isascii() for word in words]
+        assert all(map(stands, (keys, text, stops, flags, scratch)))
+
+
+@given(st.lists(st.lists(STRINGS, max_size=300), max_size=4), st.booleans())
+def test_an_interner_grows(batches: list[list[bytes]], fold: bool) -> None:
+    interner, seen = Interner(fold=fold), dict[bytes, int]()
+    for words in [*batches, [b"%d" % number for number in range(2_000)], [bytes(5_000)]]:
+        expected = [seen.setdefault(word.lower() if fold else word, len(seen)) for word in words]
+        assert interner.numbers(words).tolist() == expected
+    assert interner.strings() == list(seen)
+    assert len(interner) == len(seen)
+    ordered = interner.ordered(np.arange(len(seen), dtype=np.uint32))
+    assert interner.strings(ordered) == sorted(seen)
+    assert interner.memory < 300_000
+
+
+Value = tuple[int, list[int]]
+"""A document and the numbers of its tokens' strings."""
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5), max_size=8)), max_size=20),
+       st.integers(0, 100), st.lists(st.sampled_from([0, 1, 2, tokens.DROPPED]), min_size=6, max_size=6),
+       st.booleans())
+def test_tokens_are_sorted_and_folded(values: list[Value], gap: int, ranks: list[int], with_positions: bool) -> None:
+    values.sort(key=lambda value: value[0])
+    expected: list[list[tuple[int, int]]] = [[], [], []]
+    lengths = [0] * 6
+    place, previous = 0, -1
+    for doc, ids in values:
+        place = place if doc == previous else 0
+        previous = doc
+        for number in ids:
+            if ranks[number] != tokens.DROPPED:
+                expected[ranks[number]].append((doc, place))
+                lengths[doc] += 1
+            place += 1
+        place += gap
+    starts = np.cumsum([0, *map(len, expected)])
+    stream = np.array([number for _, ids in values for number in ids], np.uint32)
+    counts, docs = np.array([len(ids) for _, ids in values], np.uint32), np.array([d for d, _ in values], np.uint32)
+    for path in PATHS:
+        totals, slots, found = walled(6, np.int64), starts[:3].copy(), walled(6, np.uint32)
+        out = walled(int(starts[-1]), np.uint64)
+        assert call(tokens.tally, path, stream, stream.size, totals) == 0
+        assert totals.tolist() == [stream.tolist().count(number) for number in range(6)]
+        assert call(tokens.place, path, stream, counts, docs, len(values), gap, np.array(ranks, np.uint32), slots,
+                    found, out) == 0
+        assert slots.tolist() == starts[1:].tolist()
+        assert found.tolist() == lengths
+        assert out.tolist() == [doc | position << 32 for term in expected for doc, position in term]
+        size = int(starts[-1] - starts[1])  # from the second term on
+        folded = [walled(size, np.uint32) for _ in range(3)]
+        begins = walled(3, np.int64)
+        postings = call(tokens.group, path, out, starts[1:].copy(), 2, *folded[:2],
+                        folded[2] if with_positions else 0, begins)
+        by_doc = [sorted({doc for doc, _ in term}) for term in expected[1:]]
+        assert begins.tolist() == [0, len(by_doc[0]), len(by_doc[0]) + len(by_doc[1])]
+        assert folded[0][:postings].tolist() == by_doc[0] + by_doc[1]
+        assert folded[1][:postings].tolist() == [
+            sum(d == doc for d, _ in term) for term, some in zip(expected[1:], by_doc, strict=True) for doc in some]
+        assert folded[2].tolist() == [
+            position * with_positions for term in expected[1:] for _, position in term]
+        assert all(map(stands, (totals, found, out, *folded, begins)))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_done_with_nothing(path: str) -> None:
+    none = np.zeros(1, np.int64)
+    assert call(tokens.tally, path, none, 0, none) == 0
+    assert call(tokens.place, path, none, none, none, 0, 1, none, none, none, none) == 0
+    assert call(tokens.group, path, none, none, 0, none, none, 0, none) == 0
+    assert call(strings.spell, path, none, 0, none, none, none, none) == 0
+    assert not none.any()
