@@ -93,13 +93,18 @@ def shape_of(plan: Plan) -> Shape | None:
     filters = plan if plan.filter or plan.must_not else None
     if len(must) == 1 and not should and type(must[0]) is PhrasePlan:
         return (must[0].slop == 0 and must[0].boost > 0 and Shape((), (), must[0], filters)) or None
-    optional = tuple(clause for clause in should if type(clause) is not NothingPlan)
+    optional = tuple([clause for clause in should if type(clause) is not NothingPlan])
+    if any(type(clause) is NothingPlan for clause in must) or len(optional) < plan.minimum:
+        return _NOTHING
     for clause in (*must, *optional):
         if type(clause) is not TermPlan or not clause.boost > 0:
             return None
     if must:
         return Shape(must, optional, None, filters) if plan.minimum == 0 else None  # type: ignore[arg-type]
-    return Shape((), optional, None, filters) if plan.minimum == 1 and optional else None  # type: ignore[arg-type]
+    return Shape((), optional, None, filters) if plan.minimum == 1 else None  # type: ignore[arg-type]
+
+
+_NOTHING = Shape((), ())
 
 
 class Prepared:
@@ -201,7 +206,8 @@ class Prepared:
                 keep.append(accept)
             text.append(_HEADER.pack(
                 needed, len(mine) - needed, 0, 0 if accept is None else address(accept), leaf.segment.docs, mode, 0,
-                view.bases[at], _HEADER.size + _CLAUSE * len(mine), int(phrase is not None), floors, 0, 0, 0, 0, 0))
+                view.bases[at], _HEADER.size + _CLAUSE * len(mine), int(phrase is not None), floors,
+                int(filters is not None), 0, 0, 0, 0))
             last = len(text) - 1
             text.append(b"".join(mine))
             most, docs = max(most, len(mine)), max(docs, leaf.segment.docs)
@@ -221,7 +227,7 @@ class Prepared:
 def prepare(bound: Plan, view: View) -> Prepared | None:
     """A plan for the kernels of this module; None if they cannot run it."""
     if type(bound) is NothingPlan:
-        return Prepared(Shape((), ()), view)
+        return Prepared(_NOTHING, view)
     shape = shape_of(bound)
     return None if shape is None else Prepared(shape, view)
 

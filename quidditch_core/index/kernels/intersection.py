@@ -65,6 +65,7 @@ from quidditch_core.index.kernels.union import (
     Q_ACCEPT,
     Q_BASE,
     Q_DOCS,
+    Q_FILTERED,
     Q_MODE,
     Q_NEXT,
     Q_OPTIONAL,
@@ -142,7 +143,7 @@ def bound_ranges(lists: int, required: int, count: int, query: int, totals: int)
                 least = f8x_min(least, bound)
         most = f8x_mul(total if together else least, margin)
         f8x_store(totals + 4 * r, f8x_positive(least, most, nothing))
-    if accept != 0:
+    if accept != 0 and load_i64(query + 8 * Q_FILTERED) != 0:
         words = (docs >> 6) + 1
         for r in range(ranges):
             some = np.uint64(0)

@@ -80,7 +80,8 @@ from quidditch_core.simd import f8x_add, f8x_at_least, f8x_load, f8x_mul, f8x_sp
 # many bytes on the next segment's descriptor begins (0: there is none), BASE which number this segment's first document
 # has in the view.
 Q_REQUIRED, Q_OPTIONAL, Q_MINIMUM, Q_ACCEPT, Q_DOCS, Q_MODE, Q_LIMIT, Q_BASE, Q_NEXT = range(9)
-Q_PHRASE, Q_FLOORS = 9, 10  # whether the required terms are a phrase; whether the floors of profiles hold
+# Whether the required terms are a phrase, the floors of profiles hold, and ACCEPT may leave whole ranges out.
+Q_PHRASE, Q_FLOORS, Q_FILTERED = 9, 10, 11
 Q_SLOTS = 16
 
 WINDOW = 4096
@@ -320,7 +321,7 @@ def search_ranges(lists: int, bounds: int, count: int, query: int, totals: int, 
             unit = f8x_splat(load_f32(state + 8 * L_UNIT))
             total = f8x_add(total, f8x_mul(unit, u8x_float(u8x_widen(load_i64(state + 8 * L_RANGES) + r))))
         f8x_store(totals + 4 * r, f8x_mul(total, margin))
-    if accept != 0:
+    if accept != 0 and load_i64(query + 8 * Q_FILTERED) != 0:
         words = (docs >> 6) + 1
         for r in range(ranges):
             some = np.uint64(0)
