@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from .index.reader import Reader
     from .mapping import Mapping
     from .result import BulkReport, Explanation, Hit, SearchResult
+    from .scoring import scorer
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "BulkReport": "result", "Explanation": "result", "Hit": "result", "Index": "index.facade", "Mapping": "mapping",
     "Reader": "index.reader", "SearchResult": "result", "Settings": "config", "Tiers": "config",
-    "create": "index.facade", "open": "index.facade",
+    "create": "index.facade", "open": "index.facade", "scorer": "scoring",
 }
 
 __all__ = [
     "BulkReport", "Explanation", "Hit", "Index", "Mapping", "Reader", "SearchResult", "Settings", "Tiers", "aggs",
-    "create", "errors", "open", "query",
+    "create", "errors", "open", "query", "scorer",
 ]
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from . import jit
@@ -200,9 +201,10 @@ def files_of(entry: jit.Kernel) -> set[str]:
     while missing:
         module = missing.pop()
         file = module.partition(".")[2].replace(".", "/") + ".py"
-        if (jit.PACKAGE / file).is_file() and file not in found:
+        path = Path(jit.PACKAGE, file)
+        if path.is_file() and file not in found:
             found.add(file)
-            missing += _imported((jit.PACKAGE / file).read_text(), module)
+            missing += _imported(path.read_text(), module)
     return found
 
 
@@ -236,18 +238,18 @@ def images() -> None:
 def _environment(level: str) -> dict[str, str]:
     """Ours, with Numba told which processor to compile for, and nothing else."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-    path = os.pathsep.join([str(jit.PACKAGE.parent), *filter(None, sys.path)])
+    path = os.pathsep.join([os.path.dirname(jit.PACKAGE), *filter(None, sys.path)])
     return ours | {"PYTHONPATH": path, "NUMBA_CPU_NAME": _BY_LLVM.get(level, level), "NUMBA_CPU_FEATURES": ""}
 
 
 def image(level: str) -> None:
     """Make the image for one of ``jit.LEVELS``, unless there is one of the same sources."""
-    for source in jit.PACKAGE.rglob("*.py"):  # before the kernels are imported, so that an edit meanwhile is noticed
+    for source in Path(jit.PACKAGE).rglob("*.py"):  # before kernels are imported, so that an edit meanwhile is noticed
         jit.digest(source.relative_to(jit.PACKAGE).as_posix())
-    path = jit.SHIPPED / f"{level}.image"
+    path = Path(jit.shipped_image(level))
     path.parent.mkdir(exist_ok=True)
     entries = jit.every_kernel()
-    if not all(jit.ships(entry, path) for entry in entries):
+    if not all(jit.ships(entry, str(path)) for entry in entries):
         jit.write(path, compile_kernels(entries, level, sources=True))
 
 

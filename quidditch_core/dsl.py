@@ -14,12 +14,16 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from quidditch_core import aggs as a
+import msgspec
+
 from quidditch_core import query as q
 from quidditch_core.errors import QueryError, UnsupportedError, nearest
 from quidditch_core.query import MAX_CLAUSES, MAX_DEPTH, Query, Value
+
+if TYPE_CHECKING:
+    from quidditch_core import aggs as a
 
 _Built = TypeVar("_Built")
 
@@ -120,20 +124,18 @@ class HighlightOptions:
         object.__setattr__(self, "encoder", encoder)
 
 
-@dataclass(frozen=True, slots=True)
-class HighlightField:
+class HighlightField(msgspec.Struct, frozen=True):
     """A field to highlight, or a pattern with ``*``, and how."""
 
     field: str
-    options: HighlightOptions = dataclasses.field(default_factory=HighlightOptions)
+    options: HighlightOptions = msgspec.field(default_factory=HighlightOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class HighlightRequest:
+class HighlightRequest(msgspec.Struct, frozen=True):
     """The fields to highlight; ``options`` are those that a field inherits."""
 
     fields: tuple[HighlightField, ...]
-    options: HighlightOptions = dataclasses.field(default_factory=HighlightOptions)
+    options: HighlightOptions = msgspec.field(default_factory=HighlightOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,9 @@ class SearchRequest:
         if not isinstance(self.track_total_hits, bool):
             _count(self.track_total_hits, "track_total_hits", "true, false or an integer, 0 or more")
         if self.aggs:
-            object.__setattr__(self, "aggs", a.named(self.aggs))
+            from quidditch_core.aggs import named
+
+            object.__setattr__(self, "aggs", named(self.aggs))
         _boolean(self.profile, "profile")
 
 
@@ -212,8 +216,7 @@ def parse_body(body: Any) -> SearchRequest:
 # Queries. The five that look for something in one field share their form, and a table.
 
 
-@dataclass(frozen=True, slots=True)
-class _FieldForm:
+class _FieldForm(msgspec.Struct, frozen=True):
     """``{name: {field: {key: value, ...}}}``, or ``{name: {field: value}}`` with the value of ``short``."""
 
     type: type[Query]
@@ -260,11 +263,11 @@ _FIELD_FORMS = {
 }  # fmt: skip
 
 _LATER_QUERIES = frozenset({
-    "boosting", "combined_fields", "dis_max", "distance_feature", "fuzzy", "function_score",
+    "boosting", "combined_fields", "dis_max", "distance_feature", "fuzzy",
     "geo_bounding_box", "geo_distance", "geo_polygon", "geo_shape", "has_child", "has_parent", "hybrid",
     "intervals", "knn", "match_bool_prefix", "match_phrase_prefix", "more_like_this", "multi_match", "nested",
     "neural", "neural_sparse", "parent_id", "percolate", "pinned", "query_string", "rank_feature", "regexp",
-    "script", "script_score", "simple_query_string", "span_containing", "span_first", "span_multi",
+    "script", "simple_query_string", "span_containing", "span_first", "span_multi",
     "span_near", "span_not", "span_or", "span_term", "span_within", "template", "terms_set", "wildcard",
     "wrapper", "xy_shape",
 })  # fmt: skip
@@ -347,6 +350,58 @@ class _QueryParser:
         inner = self.parse(_required(content, at, "filter"), _join(at, "filter"), depth + 1)
         return _build(q.ConstantScore, at, {}, inner, **_rest(content, "filter"))
 
+    def script_score(self, content: Any, at: str, depth: int) -> Query:
+        _dict(content, at, '{"query": {...}, "script": {"source": "name of a scorer"}}')
+        _check_keys(content, at, "script_score query", ("query", "script", "min_score", "boost"), _LATER_NAME)
+        inner = self.parse(_required(content, at, "query"), _join(at, "query"), depth + 1)
+        name = _script(_required(content, at, "script"), _join(at, "script"))
+        return _build(q.ScriptScore, at, {"scorer": "script.source"}, inner, name, **_rest(content, "query", "script"))
+
+    def function_score(self, content: Any, at: str, depth: int) -> Query:
+        _dict(content, at, '{"query": {...}, "functions": [...]}')
+        own = ("script_score", "field_value_factor", "weight")
+        options = ("score_mode", "boost_mode", "max_boost", "min_score", "boost")
+        _check_keys(content, at, "function_score query", ("query", "functions", *own, *options),
+                    {**_LATER_NAME, **_LATER_FUNCTIONS})
+        inner: Query = q.MatchAll()
+        if "query" in content:
+            inner = self.parse(content["query"], _join(at, "query"), depth + 1)
+        if "functions" in content:
+            for name in own:
+                if name in content:
+                    raise QueryError(f"both functions and {name} are given", path=_join(at, name), found=content[name],
+                                     expected="functions, or a single function")
+            functions = [self._function(each, place, depth)
+                         for each, place in _numbered(content["functions"], _join(at, "functions"))]
+        else:
+            functions = [self._function({name: content[name] for name in own if name in content}, at, depth)]
+        given = {name: content[name] for name in options if name in content}
+        return _build(q.FunctionScore, at, {}, inner, functions, **given)
+
+    def _function(self, content: Any, at: str, depth: int) -> q.Function:
+        _dict(content, at, '{"script_score": {...}}, {"field_value_factor": {...}} or {"weight": 2}')
+        kinds = ("script_score", "field_value_factor")
+        _check_keys(content, at, "function", (*kinds, "weight", "filter"), _LATER_FUNCTIONS)
+        found = [name for name in kinds if name in content]
+        if len(found) > 1 or not (found or "weight" in content):
+            raise QueryError("not one function", path=at, found=", ".join(content) or "none",
+                             expected="script_score, field_value_factor or a weight alone")
+        given: dict[str, Any] = {"weight": content["weight"]} if "weight" in content else {}
+        if "filter" in content:
+            given["filter"] = self.parse(content["filter"], _join(at, "filter"), depth + 1)
+        value: Any = None
+        for name in found:
+            spec, place = content[name], _join(at, name)
+            if name == "script_score":
+                _dict(spec, place, '{"script": {"source": "name of a scorer"}}')
+                _check_keys(spec, place, "script_score function", ("script",), {})
+                value = _script(_required(spec, place, "script"), _join(place, "script"))
+            else:
+                _dict(spec, place, '{"field": "name"}')
+                _check_keys(spec, place, "field_value_factor", ("field", "factor", "modifier", "missing"), {})
+                value = _build(q.FieldValue, place, {}, _required(spec, place, "field"), **_rest(spec, "field"))
+        return _build(q.Function, at, {"value": "script_score.script.source"}, value, **given)
+
     def bool_(self, content: Any, at: str, depth: int) -> Query:
         _dict(content, at, '{"must": [...], "filter": [...], ...}')
         occurs = ("must", "should", "must_not", "filter")
@@ -387,6 +442,16 @@ class _QueryParser:
 
 
 _LATER_NAME = {"_name": _ALWAYS}
+_LATER_FUNCTIONS = dict.fromkeys(("random_score", "gauss", "exp", "linear"), _ALWAYS)
+
+
+def _script(content: Any, at: str) -> Any:
+    """The name of a scorer, which is all that a script can be here."""
+    if isinstance(content, str):
+        return content
+    _dict(content, at, '{"source": "name of a scorer"}')
+    _check_keys(content, at, "script", ("source",), dict.fromkeys(("id", "lang", "params", "options"), _ALWAYS))
+    return _string(_required(content, at, "source"), _join(at, "source"))
 
 _QUERIES: dict[str, Callable[[_QueryParser, Any, str, int], Query]] = {
     "match_all": _QueryParser.match_all,
@@ -395,6 +460,8 @@ _QUERIES: dict[str, Callable[[_QueryParser, Any, str, int], Query]] = {
     "ids": _QueryParser.ids,
     "exists": _QueryParser.exists,
     "constant_score": _QueryParser.constant_score,
+    "script_score": _QueryParser.script_score,
+    "function_score": _QueryParser.function_score,
     "bool": _QueryParser.bool_,
 }
 _SUPPORTED = tuple(sorted((*_QUERIES, *_FIELD_FORMS)))
@@ -442,6 +509,18 @@ def query_to_dict(query: Query) -> dict[str, Any]:
             return {"exists": {"field": query.field, **boost}}
         case q.ConstantScore():
             return {"constant_score": {"filter": query_to_dict(query.filter), **boost}}
+        case q.ScriptScore():
+            least = {} if query.min_score is None else {"min_score": query.min_score}
+            script = {"source": query.scorer}
+            return {"script_score": {"query": query_to_dict(query.query), "script": script, **least, **boost}}
+        case q.FunctionScore():
+            options = {
+                attribute.name: getattr(query, attribute.name) for attribute in dataclasses.fields(query)
+                if attribute.name in ("score_mode", "boost_mode", "max_boost", "min_score")
+                and getattr(query, attribute.name) != attribute.default
+            }
+            functions = [_function_to_dict(each) for each in query.functions]
+            return {"function_score": {"query": query_to_dict(query.query), "functions": functions, **options, **boost}}
         case q.Bool():
             body: dict[str, Any] = {
                 occur: [query_to_dict(clause) for clause in getattr(query, occur)]
@@ -455,6 +534,20 @@ def query_to_dict(query: Query) -> dict[str, Any]:
         if isinstance(query, form.type):
             return {name: {query.field: _field_form_content(form, query)}}  # type: ignore[attr-defined]
     raise QueryError("not a query", found=query, expected="a Query")
+
+
+def _function_to_dict(function: q.Function) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if isinstance(function.value, q.FieldValue):
+        body["field_value_factor"] = {
+            attribute.name: getattr(function.value, attribute.name) for attribute in dataclasses.fields(function.value)
+            if getattr(function.value, attribute.name) != attribute.default
+        }
+    elif function.value is not None:
+        body["script_score"] = {"script": {"source": function.value}}
+    if function.weight != 1.0 or not body:
+        body["weight"] = function.weight
+    return body | ({} if function.filter is None else {"filter": query_to_dict(function.filter)})
 
 
 def _field_form_content(form: _FieldForm, query: Query) -> Any:
@@ -610,59 +703,7 @@ def _highlight_options(inherited: dict[str, Any], spec: dict[str, Any], at: str)
     return _build(HighlightOptions, at, {}, **(inherited | given))
 
 
-# Aggregations.
-
-
-@dataclass(frozen=True, slots=True)
-class _AggForm:
-    """``{name: {key: value, ...}}``, whose keys are attributes; those ``without_effect`` change no exact answer."""
-
-    type: Callable[..., a.Aggregation]
-    keys: tuple[str, ...]
-    later: tuple[str, ...] = ()
-    without_effect: tuple[str, ...] = ()
-
-
-_METRIC, _LATER_METRIC = ("field", "missing"), ("script", "format", "value_type")
-_HISTOGRAM = ("field", "offset", "min_doc_count", "missing", "keyed", "order", "extended_bounds")
-_AGGS: dict[str, _AggForm] = {
-    "terms": _AggForm(
-        a.Terms, ("field", "size", "order", "min_doc_count", "missing"),
-        ("include", "exclude", "script", "format", "value_type", "show_term_doc_count_error"),
-        ("shard_size", "shard_min_doc_count", "execution_hint", "collect_mode"),
-    ),
-    "histogram": _AggForm(a.Histogram, (*_HISTOGRAM, "interval"), ("hard_bounds", "script", "format")),
-    "date_histogram": _AggForm(
-        a.DateHistogram, (*_HISTOGRAM, "calendar_interval", "fixed_interval", "time_zone", "format"),
-        ("interval", "hard_bounds", "script"),
-    ),
-    "range": _AggForm(a.Range, ("field", "ranges", "keyed"), ("script", "missing", "format")),
-    "date_range": _AggForm(a.DateRange, ("field", "ranges", "format", "keyed"), ("time_zone", "missing", "script")),
-    "missing": _AggForm(a.Missing, ("field",)),
-    "min": _AggForm(a.Min, _METRIC, _LATER_METRIC),
-    "max": _AggForm(a.Max, _METRIC, _LATER_METRIC),
-    "sum": _AggForm(a.Sum, _METRIC, _LATER_METRIC),
-    "avg": _AggForm(a.Avg, _METRIC, _LATER_METRIC),
-    "stats": _AggForm(a.Stats, _METRIC, _LATER_METRIC),
-    "value_count": _AggForm(a.ValueCount, _METRIC, _LATER_METRIC),
-    "cardinality": _AggForm(
-        a.Cardinality, _METRIC, ("script", "rehash"), ("precision_threshold", "execution_hint")
-    ),
-    "percentiles": _AggForm(
-        a.Percentiles, (*_METRIC, "percents", "keyed"), ("script", "format"), ("tdigest", "hdr", "compression")
-    ),
-}  # fmt: skip
-_AGG_NAMES = tuple(sorted((*_AGGS, "filter", "filters")))
-_LATER_AGGS = frozenset({
-    "adjacency_matrix", "auto_date_histogram", "avg_bucket", "bucket_count_thresholds", "bucket_script",
-    "bucket_selector", "bucket_sort", "children", "composite", "cumulative_sum", "derivative",
-    "diversified_sampler", "extended_stats", "extended_stats_bucket", "geo_bounds", "geo_centroid",
-    "geo_distance", "geohash_grid", "geohex_grid", "geotile_grid", "global", "ip_range", "matrix_stats",
-    "max_bucket", "median_absolute_deviation", "min_bucket", "moving_avg", "moving_fn", "multi_terms", "nested",
-    "parent", "percentile_ranks", "percentiles_bucket", "rare_terms", "reverse_nested", "sampler",
-    "scripted_metric", "serial_diff", "significant_terms", "significant_text", "stats_bucket", "sum_bucket",
-    "top_hits", "variable_width_histogram", "weighted_avg",
-})  # fmt: skip
+# Aggregations: what they are is imported when a request has some.
 
 
 def parse_aggs(body: Any, path: str = "aggs") -> a.Named:
@@ -670,126 +711,16 @@ def parse_aggs(body: Any, path: str = "aggs") -> a.Named:
 
     ``path`` begins the JSON path of errors. Raises QueryError, UnsupportedError.
     """
-    return a.named(_AggParser().parse(body, path, 1), path)
+    from quidditch_core.aggs_dsl import parse
 
-
-class _AggParser:
-    """One walk over one object. It counts aggregations: dicts that share parts can mean millions of them."""
-
-    def __init__(self) -> None:
-        self.parsed = 0
-
-    def parse(self, body: Any, path: str, depth: int) -> dict[str, a.Aggregation]:
-        _dict(body, path, 'names and aggregations such as {"tags": {"terms": {"field": "tag"}}}')
-        _check_string_keys(body, path)
-        if depth > MAX_DEPTH:
-            raise QueryError("aggregations are nested too deep", path=path, expected=f"at most {MAX_DEPTH} levels")
-        return {name: self._one(content, _join(path, name), depth) for name, content in body.items()}
-
-    def _one(self, content: Any, at: str, depth: int) -> a.Aggregation:
-        self.parsed += 1
-        if self.parsed > a.MAX_AGGS:
-            raise QueryError("too many aggregations", path=at, expected=f"at most {a.MAX_AGGS} in all")
-        if isinstance(content, a.Aggregation):
-            return content
-        _dict(content, at, 'an aggregation such as {"terms": {"field": "tag"}}')
-        inside = [name for name in ("aggs", "aggregations") if name in content]
-        if len(inside) > 1:
-            raise QueryError("both aggs and aggregations are given", path=at, expected="one of them")
-        if "meta" in content:
-            raise _unsupported("meta", _join(at, "meta"), ("aggs",))
-        name, spec = _only_entry(
-            _rest(content, *inside), at, "aggregation", '{"terms": {"field": "tag"}}', "give each a name"
-        )
-        here = _join(at, name)
-        if name not in _AGG_NAMES:
-            if name in _LATER_AGGS:
-                raise _unsupported(f"the {name} aggregation", here, _AGG_NAMES)
-            raise QueryError("unknown aggregation", path=here, found=name, fix=nearest(name, _AGG_NAMES))
-        given = self._spec(name, spec, here)
-        for key in inside:
-            if name in _AGGS and issubclass(_AGGS[name].type, a.Metric):  # type: ignore[arg-type]
-                fix = "put it beside the metric"
-                raise QueryError("a metric holds no aggregations", path=_join(at, key), fix=fix)
-            given["aggs"] = self.parse(content[key], _join(at, key), depth + 1)
-        names = {"aggs": inside[0]} if inside else {}
-        make: Callable[..., a.Aggregation] = a.Filter if name == "filter" else a.Filters
-        return _build(_AGGS[name].type if name in _AGGS else make, here, names, **given)
-
-    def _spec(self, name: str, spec: Any, at: str) -> dict[str, Any]:
-        """The attributes that a specification gives."""
-        if name == "filter":
-            return {"filter": parse_query(spec, at)}
-        _dict(spec, at, '{"field": "name"}' if name != "filters" else '{"filters": {"name": {...}}}')
-        if name == "filters":
-            return _filters(spec, at)
-        form = _AGGS[name]
-        _check_keys(
-            _rest(spec, *form.without_effect), at, f"{name} aggregation", form.keys, dict.fromkeys(form.later, _ALWAYS)
-        )
-        required = {"histogram": ("field", "interval"), "range": ("field", "ranges"), "date_range": ("field", "ranges")}
-        for key in required.get(name, ("field",)):
-            _required(spec, at, key)
-        return {key: value for key, value in spec.items() if key in form.keys}
-
-
-def _filters(spec: dict[str, Any], at: str) -> dict[str, Any]:
-    _check_keys(spec, at, "filters aggregation", ("filters", "other_bucket", "other_bucket_key"), {})
-    content = _required(spec, at, "filters")
-    at_filters = _join(at, "filters")
-    given: dict[str, Any] = {}
-    if isinstance(content, dict):
-        _check_string_keys(content, at_filters)
-        given["filters"] = {name: parse_query(body, _join(at_filters, name)) for name, body in content.items()}
-    else:
-        given["filters"] = [parse_query(body, place) for body, place in _numbered(content, at_filters)]
-    if "other_bucket_key" in spec:
-        given["other_bucket_key"] = spec["other_bucket_key"]
-    if "other_bucket" in spec:
-        _boolean(spec["other_bucket"], _join(at, "other_bucket"))
-        if spec["other_bucket"]:
-            given.setdefault("other_bucket_key", "_other_")
-    return given
+    return parse(body, path)
 
 
 def aggs_to_dict(aggs: a.Named) -> dict[str, Any]:
     """OpenSearch's object that means ``aggs``, in its shortest form; ``parse_aggs`` gives them back."""
-    return {name: _agg_to_dict(agg) for name, agg in aggs}
+    from quidditch_core.aggs_dsl import to_dict
 
-
-def _agg_to_dict(agg: a.Aggregation) -> dict[str, Any]:
-    inside = {"aggs": aggs_to_dict(agg.inner)} if agg.inner else {}
-    if isinstance(agg, a.Filter):
-        return {"filter": query_to_dict(agg.filter), **inside}
-    if isinstance(agg, a.Filters):
-        queries = [(name, query_to_dict(query)) for name, query in agg.filters]
-        content: Any = [body for _, body in queries] if queries[0][0] is None else dict(queries)
-        other = {} if agg.other_bucket_key is None else {"other_bucket_key": agg.other_bucket_key}
-        return {"filters": {"filters": content, **other}, **inside}
-    name = next(name for name, form in _AGGS.items() if form.type is type(agg))
-    body: dict[str, Any] = {}
-    for attribute in dataclasses.fields(agg):  # type: ignore[arg-type]  # every aggregation is a dataclass
-        value = getattr(agg, attribute.name)
-        if attribute.name != "aggs" and value != attribute.default:
-            body[attribute.name] = _agg_value(attribute.name, value)
-    return {name: body, **inside}
-
-
-def _agg_value(name: str, value: Any) -> Any:
-    match name:
-        case "order":
-            keys = [{key: direction} for key, direction in value]
-            return keys[0] if len(keys) == 1 else keys
-        case "extended_bounds":
-            return {"min": value[0], "max": value[1]}
-        case "percents":
-            return list(value)
-        case "ranges":
-            return [
-                {key: part for key, part in (("key", one.key), ("from", one.from_), ("to", one.to)) if part is not None}
-                for one in value
-            ]
-    return value
+    return to_dict(aggs)
 
 
 # Checks. Each names the JSON path of what it refuses.

@@ -9,6 +9,7 @@
     │   ├── SettingsError             an unknown or ill-typed setting
     │   ├── DocumentError             one document; names field, value and expected type
     │   ├── InvalidNameError          an index path, field or id that is not allowed
+    │   ├── ScorerError               a scoring function that cannot be compiled
     │   └── UnsupportedError          known to OpenSearch, not to this version
     ├── ConflictError                 if_seq_no, if_primary_term or op_type="create" did not hold
     ├── NotFoundError (LookupError)   update or explain of a document that is not there
@@ -99,6 +100,10 @@ class DocumentError(RequestError):
 
 class InvalidNameError(RequestError):
     """A path, field name or id is not allowed."""
+
+
+class ScorerError(RequestError):
+    """A scoring function cannot be compiled; ``path`` is its name."""
 
 
 class UnsupportedError(RequestError):

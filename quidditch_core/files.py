@@ -321,7 +321,8 @@ class OsFile:
                 os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        if _locked is not None:  # at the very end of the interpreter it may be, and the system closes the rest
+            self.close()
 
 
 class OsFiles:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
+import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -89,7 +89,7 @@ class Image:
         except msgspec.MsgspecError as error:
             raise Damaged(f"its manifest is another's: {error}") from None
 
-    def map(self, path: Path) -> int:
+    def map(self, path: str | os.PathLike[str]) -> int:
         """Copy the code to memory, let it run, and return where it begins. It stays for the life of the process.
 
         Systems that let no memory become code may still map the file at ``path``. Raises OSError if not even that.
@@ -109,7 +109,7 @@ class Image:
             ctypes.c_void_p.from_address(base + slots + 8 * number).value = function.value
         runs = mmap.PROT_READ | mmap.PROT_EXEC
         if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(size), runs):
-            with path.open("rb") as file:
+            with open(path, "rb") as file:
                 mapped = libc.mmap(base, size, runs, mmap.MAP_PRIVATE | _MAP_FIXED, file.fileno(), 0)
             if mapped != base or ctypes.string_at(base, size) != code:
                 raise OSError(ctypes.get_errno(), "the system does not let memory become code")

@@ -29,18 +29,18 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pathlib too: a first answer does without what it imports
     import subprocess
+    from pathlib import Path
 
     from .image import Entry, Image
 
 ABI = 2
 """Number of the calling convention and of the descriptors; part of every image and cache key."""
-PACKAGE = Path(__file__).parent
-SHIPPED = PACKAGE / "_kernels"
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+SHIPPED = os.path.join(PACKAGE, "_kernels")
 PATIENCE = 1.0
 """Seconds that the reference of a kernel may take in all while the kernel is compiled; then callers wait."""
 
@@ -74,13 +74,17 @@ class Helper:
         raise TypeError(f"{self.function.__name__} exists only inside a compiled kernel")
 
 
+Bulk = bool | Callable[..., bool]
+
+
 class Kernel:
     """An entry point: ``kernel(*int64) -> int64``. ``reference`` is ``module:function``.
 
-    A ``bulk`` kernel does jobs that a reference would take minutes for, so its callers wait for the compiler.
+    ``bulk`` says, for all calls or by their arguments, which jobs a reference would take minutes for: their callers
+    wait for the compiler.
     """
 
-    def __init__(self, function: types.FunctionType, reference: str, bulk: bool = False) -> None:
+    def __init__(self, function: types.FunctionType, reference: str, bulk: Bulk = False) -> None:
         self.function = function
         self.reference = reference
         self.bulk = bulk
@@ -90,12 +94,12 @@ class Kernel:
         self._lock = threading.Lock()
         self._call: Callable[..., int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._patience = 0.0 if bulk else PATIENCE
+        self._patience = PATIENCE
 
     def __call__(self, *args: int) -> int:
         call = self._call
         if call is None:
-            call = self._begin()
+            call = self._begin(args)
         return call(*args)
 
     def prepare(self) -> None:
@@ -122,15 +126,15 @@ class Kernel:
         function: Callable[..., int] = getattr(importlib.import_module(module), name)
         return function
 
-    def _begin(self) -> Callable[..., int]:
+    def _begin(self, args: tuple[int, ...]) -> Callable[..., int]:
         """What answers a call before the machine code is at hand."""
         with self._lock:
             if self._call is None:
-                self._call = self._settled()
+                self._call = self._settled(self.bulk(*args) if callable(self.bulk) else self.bulk)
             return self._call or self._referenced_for_now
 
-    def _settled(self) -> Callable[..., int] | None:
-        """What answers from now on; None if that is still being compiled."""
+    def _settled(self, bulk: bool) -> Callable[..., int] | None:
+        """What answers from now on; None if that is still being compiled, and the job need not wait for it."""
         if not enabled():
             return self.referenced()
         found = self.shipped() or _from_cache(self)
@@ -142,7 +146,7 @@ class Kernel:
             return _from_compiler(self)
         if self._child is None:
             self._child = _start_compiler(self)
-        if self._patience > 0 and self._child.poll() is None:
+        if not bulk and self._patience > 0 and self._child.poll() is None:
             return None
         with _told_if_slow():
             failed = self._child.wait()
@@ -166,11 +170,11 @@ class Kernel:
             self._patience -= time.perf_counter() - started
 
 
-def kernel(reference: str, *, bulk: bool = False) -> Callable[[Callable[..., int]], Kernel]:
+def kernel(reference: str, *, bulk: Bulk = False) -> Callable[[Callable[..., int]], Kernel]:
     """Mark a function as a kernel whose NumPy reference is ``module:function``.
 
-    ``bulk`` kernels write segments: their work has no bound that a reference could meet, so callers wait for the
-    compiler. Its module may import only NumPy, this module, ``simd``, the layout in ``segment`` and other kernel files.
+    ``bulk`` kernels write segments: their work has no bound that a reference could meet (see :class:`Kernel`). Its
+    module may import only NumPy, this module, ``simd``, the layout in ``segment`` and other kernel files.
     """
     def mark(function: Callable[..., int]) -> Kernel:
         assert isinstance(function, types.FunctionType)
@@ -197,10 +201,12 @@ def enabled() -> bool:
 
 def every_kernel() -> list[Kernel]:
     """The kernels of the package, in the order of their names."""
+    from pathlib import Path
+
     found: dict[str, Kernel] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(Path(PACKAGE).rglob("*.py")):
         if b"\n@kernel(" in path.read_bytes():
-            name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+            name = ".".join(path.relative_to(os.path.dirname(PACKAGE)).with_suffix("").parts)
             values = vars(importlib.import_module(name)).values()
             found |= {value.name: value for value in values if isinstance(value, Kernel)}
     return [found[name] for name in sorted(found)]
@@ -259,16 +265,23 @@ def levels() -> list[str]:
 def digest(file: str) -> str:
     """SHA-256 of a source of the package, given by its path in the package; empty if there is none."""
     try:
-        return hashlib.sha256((PACKAGE / file).read_bytes()).hexdigest()
+        with open(os.path.join(PACKAGE, file), "rb") as source:
+            return hashlib.sha256(source.read()).hexdigest()
     except OSError:
         return ""
 
 
+def shipped_image(level: str) -> str:
+    """Where the image for a level is, if there is one."""
+    return os.path.join(SHIPPED, f"{level}.image")
+
+
 @functools.cache
 def _image_for(level: str) -> Image | None:
-    image = _read(SHIPPED / f"{level}.image")
+    path = shipped_image(level)
+    image = _read(path)
     if isinstance(image, str):
-        _say(f"{SHIPPED / level}.image is not used, for {image}; reinstall quidditch-core")
+        _say(f"{path} is not used, for {image}; reinstall quidditch-core")
         return None
     return image if image is not None and image.manifest.cpu == level else None
 
@@ -276,7 +289,7 @@ def _image_for(level: str) -> Image | None:
 @functools.cache
 def _code_for(level: str) -> int | None:
     image = _image_for(level)
-    return _mapped(image, SHIPPED / f"{level}.image") if image else None
+    return _mapped(image, shipped_image(level)) if image else None
 
 
 def _from_shipped(entry: Kernel, wanted: list[str]) -> Callable[..., int] | None:
@@ -299,25 +312,26 @@ def _made_of_this(entry: Kernel, image: Image) -> Entry | None:
     return made if all(digest(file) == image.manifest.files[file] for file in made.files) else None
 
 
-def ships(entry: Kernel, path: Path) -> bool:
+def ships(entry: Kernel, path: str) -> bool:
     """Whether the image at ``path`` holds the kernel as its sources are now."""
     image = _read(path)
     return image is not None and not isinstance(image, str) and _made_of_this(entry, image) is not None
 
 
-def _read(path: Path) -> Image | str | None:
+def _read(path: str | Path) -> Image | str | None:
     """The image in a file; what is wrong with it; or None if there is none."""
     from .image import Damaged, Image
 
     try:
-        return Image(path.read_bytes())
+        with open(path, "rb") as file:
+            return Image(file.read())
     except FileNotFoundError:
         return None
     except (OSError, Damaged) as error:
         return str(error)
 
 
-def _mapped(image: Image, path: Path) -> int | None:
+def _mapped(image: Image, path: str | Path) -> int | None:
     try:
         return image.map(path)
     except OSError as error:
@@ -385,6 +399,8 @@ def _versions() -> tuple[str, ...]:
 
 def _cache_dir() -> Path | None:
     """A directory of ours that nobody else can write to, or None."""
+    from pathlib import Path
+
     base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
     if not base.is_absolute():
         return None
@@ -477,7 +493,7 @@ def _from_compiler(entry: Kernel) -> Callable[..., int]:
         with contextlib.suppress(OSError):  # a full or read-only cache costs time, never an answer
             write(path, data)
     image = Image(data)
-    base = _mapped(image, path or Path(os.devnull))
+    base = _mapped(image, path or os.devnull)
     return entry.referenced() if base is None else function(base, image.manifest.kernels[entry.name])
 
 

@@ -33,6 +33,10 @@ MAX_DEPTH = 20
 MAX_TERMS = 65_536
 """Values of one Terms or Ids query, as OpenSearch's index.max_terms_count."""
 
+SCORE_MODES = ("multiply", "sum", "avg", "first", "max", "min")
+BOOST_MODES = ("multiply", "replace", "sum", "avg", "max", "min")
+MODIFIERS = ("none", "log", "log1p", "log2p", "ln", "ln1p", "ln2p", "square", "sqrt", "reciprocal")
+
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT32_MAX = 2**31 - 1
 _DOUBLE_BITS = 1024
@@ -322,6 +326,127 @@ class ConstantScore(Query):
         return self._leaves
 
 
+@dataclass(frozen=True, slots=True)
+class FieldValue:
+    """A function of ``FunctionScore``: the (least) value of a numeric field, times ``factor``, then ``modifier``.
+
+    ``modifier``: none, log, log1p, log2p (to base 10), ln, ln1p, ln2p, square, sqrt or reciprocal. ``missing``: the
+    value of documents without one, which are an error without it.
+    """
+
+    field: str
+    _: KW_ONLY
+    factor: float = 1.0
+    modifier: str = "none"
+    missing: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_field(self, self.field)
+        _set(self, "factor", _finite(self, "factor", self.factor))
+        _set(self, "modifier", _choice(self, "modifier", self.modifier, MODIFIERS))
+        if self.missing is not None:
+            _set(self, "missing", _finite(self, "missing", self.missing))
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function of ``FunctionScore``: a scorer (or its name) or a FieldValue (None: 1), times ``weight``.
+
+    ``filter``: the documents that it is for.
+    """
+
+    value: str | FieldValue | None = None
+    _: KW_ONLY
+    weight: float = 1.0
+    filter: Query | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not isinstance(self.value, FieldValue):
+            _set(self, "value", _scorer(self, "value", self.value))
+        _set(self, "weight", _finite(self, "weight", self.weight))
+        if self.filter is not None and not isinstance(self.filter, Query):
+            raise _not_a_query(self, "filter", self.filter)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ScriptScore(Query):
+    """The documents of ``query``, scored by a function that ``@qc.scorer`` registered (or its name).
+
+    Documents that score less than ``min_score`` do not match.
+    """
+
+    query: Query
+    scorer: str
+    _: KW_ONLY
+    min_score: float | None = None
+    boost: float = 1.0
+    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
+    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, Query):
+            raise _not_a_query(self, "query", self.query)
+        _set(self, "scorer", _scorer(self, "scorer", self.scorer))
+        if self.min_score is not None:
+            _set(self, "min_score", _finite(self, "min_score", self.min_score))
+        _set(self, "boost", _boost(self))
+        _measure(self, (self.query,))
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def leaves(self) -> int:
+        return self._leaves
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FunctionScore(Query):
+    """The documents of ``query``, whose score is combined with ``functions``: scorers, FieldValues or Functions.
+
+    ``score_mode`` makes one number of several functions (1 where none applies): multiply, sum, avg, first, max or min.
+    ``boost_mode`` makes one score of that, at most ``max_boost``, and of the query's: multiply, replace, sum, avg, max
+    or min. Documents that score less than ``min_score`` do not match.
+    """
+
+    query: Query
+    functions: tuple[Function, ...]
+    _: KW_ONLY
+    score_mode: str = "multiply"
+    boost_mode: str = "multiply"
+    max_boost: float = _FLOAT32_MAX
+    min_score: float | None = None
+    boost: float = 1.0
+    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
+    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, Query):
+            raise _not_a_query(self, "query", self.query)
+        given: Any = self.functions
+        listed = given if isinstance(given, (list, tuple)) else (given,)
+        if not 1 <= len(listed) <= MAX_CLAUSES:
+            raise _wrong(self, "functions", "not a number of functions", len(listed), f"1 to {MAX_CLAUSES}")
+        functions = tuple(each if isinstance(each, Function) else Function(each) for each in listed)
+        _set(self, "functions", functions)
+        _set(self, "score_mode", _choice(self, "score_mode", self.score_mode, SCORE_MODES))
+        _set(self, "boost_mode", _choice(self, "boost_mode", self.boost_mode, BOOST_MODES))
+        _set(self, "max_boost", _finite(self, "max_boost", self.max_boost))
+        if self.min_score is not None:
+            _set(self, "min_score", _finite(self, "min_score", self.min_score))
+        _set(self, "boost", _boost(self))
+        _measure(self, (self.query, *(each.filter for each in functions if each.filter is not None)))
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def leaves(self) -> int:
+        return self._leaves
+
+
 # Composition. A Bool is taken apart only where its clauses mean and score the same one level up.
 
 
@@ -358,12 +483,12 @@ def _alternatives(query: Query) -> tuple[Query, ...]:
 # Validation. Each check takes the query that is being built, so that the error can name it.
 
 
-def _set(query: Query, name: str, value: Any) -> None:
+def _set(query: Any, name: str, value: Any) -> None:
     object.__setattr__(query, name, value)
 
 
 def _wrong(
-    query: Query, name: str, message: str, found: Any, expected: str, fix: str | None = None
+    query: Any, name: str, message: str, found: Any, expected: str, fix: str | None = None
 ) -> QueryError:
     return QueryError(message, path=f"{type(query).__name__}.{name}", found=found, expected=expected, fix=fix)
 
@@ -372,7 +497,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_string(query: Query, name: str, value: Any) -> None:
+def _check_string(query: Any, name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise _wrong(query, name, "not a string", value, "a string")
     if not value.isascii():
@@ -385,7 +510,7 @@ def _check_string(query: Query, name: str, value: Any) -> None:
             ) from None
 
 
-def _check_field(query: Query, name: Any) -> None:
+def _check_field(query: Any, name: Any) -> None:
     _check_string(query, "field", name)
     if not name:
         raise _wrong(query, "field", "no field name", name, "a string that is not empty")
@@ -432,6 +557,29 @@ def _boost(query: Any) -> float:
     return float(boost) + 0.0  # no negative zero: it would sort below zero
 
 
+def _finite(query: Any, name: str, value: Any) -> float:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
+        raise _wrong(query, name, "not a finite number", value, "a finite float32")
+    return float(value)
+
+
+def _choice(query: Any, name: str, value: Any, known: tuple[str, ...]) -> str:
+    lower = value.lower() if isinstance(value, str) else value
+    if not isinstance(lower, str) or lower not in known:
+        raise _wrong(query, name, f"unknown {name}", value, " or ".join(known))
+    return lower
+
+
+def _scorer(query: Any, name: str, value: Any) -> str:
+    """The name of a scorer, which is all that a query holds of it."""
+    found = value if isinstance(value, (str, type)) else getattr(value, "name", None)
+    if not isinstance(found, str) or not found:
+        raise _wrong(query, name, "not a scorer", value, "a function that @qc.scorer registered, or its name")
+    _check_string(query, name, found)
+    return found
+
+
 def _check_minimum(query: Query, value: Any) -> None:
     if value is not None and not (_is_int(value) and abs(value) <= _INT32_MAX):
         raise _wrong(query, "minimum_should_match", "not a count", value, "an integer or None")
@@ -446,7 +594,7 @@ def _listed(query: Query, name: str, values: Any) -> tuple[Any, ...]:
     return listed
 
 
-def _not_a_query(query: Query, name: str, value: Any) -> QueryError:
+def _not_a_query(query: Any, name: str, value: Any) -> QueryError:
     fix = "dsl.parse_query turns a dict into one" if isinstance(value, dict) else None
     return _wrong(query, name, "not a query", value, "a Query", fix)
 
@@ -462,7 +610,7 @@ def _clauses(query: Query, name: str, value: Any) -> tuple[Query, ...]:
     return tuple(value)
 
 
-def _measure(query: Bool | ConstantScore, children: tuple[Query, ...]) -> None:
+def _measure(query: Query, children: tuple[Query, ...]) -> None:
     """Note depth and size at construction: nothing that walks a query can then run away."""
     depth = 1 + max((child.depth for child in children), default=0)
     leaves = sum(child.leaves for child in children) or 1

@@ -17,6 +17,7 @@ From top to bottom: words (analysis, values), documents, writes, statistics, que
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import math
 import re
@@ -489,6 +490,86 @@ def constant_score(spec: Body, corpus: Corpus, boost: F32) -> Scorer:
     return constant(own_boost(spec, boost), lambda document: inner(document) is not None)
 
 
+def script_score(spec: Body, corpus: Corpus, boost: F32) -> Scorer:
+    inner, function = compile_query(spec["query"], corpus), function_value({"script_score": spec}, corpus)
+    boost, least = own_boost(spec, boost), F32(spec.get("min_score", 0))
+
+    def score(document: Stored) -> F32 | None:
+        before = inner(document)
+        after = None if before is None else F32(function(document, float(before))) * boost
+        return after if after is not None and after >= least else None
+
+    return score
+
+
+def function_score(spec: Body, corpus: Corpus, boost: F32) -> Scorer:
+    inner = compile_query(spec["query"], corpus, own_boost(spec, boost))
+    most, least = spec.get("max_boost", math.inf), F32(spec.get("min_score", 0))
+    functions = [
+        (compile_query(each.get("filter", {"match_all": {}}), corpus), function_value(each, corpus), each)
+        for each in spec["functions"]
+    ]
+
+    def score(document: Stored) -> F32 | None:
+        before = inner(document)
+        if before is None:
+            return None
+        pairs = [
+            (each.get("weight", 1), value(document, float(before)) * each.get("weight", 1))
+            for is_for, value, each in functions
+            if is_for(document) is not None
+        ]
+        values, weights = [value for _, value in pairs], sum(weight for weight, _ in pairs)
+        factor = 1.0
+        if values:
+            match spec.get("score_mode", "multiply"):
+                case "multiply":
+                    factor = math.prod(values)
+                case "first":
+                    factor = values[0]
+                case "max":
+                    factor = max(values)
+                case "min":
+                    factor = min(values)
+                case mode if weights:
+                    factor = sum(values) / (weights if mode == "avg" else 1)
+        factor, old = min(factor, most), float(before)
+        after = F32({
+            "multiply": old * factor, "replace": factor, "sum": old + factor, "avg": (factor + old) / 2,
+            "max": max(old, factor), "min": min(old, factor),
+        }[spec.get("boost_mode", "multiply")])
+        return after if after >= least else None
+
+    return score
+
+
+SCORERS: dict[str, Callable[..., Any]] = {}
+"""The plain functions behind the names of scorers."""
+
+MODIFIERS: dict[str, Callable[[float], float]] = {
+    "none": lambda x: x, "log": math.log10, "log1p": lambda x: math.log10(x + 1),
+    "log2p": lambda x: math.log10(x + 2), "ln": math.log, "ln1p": math.log1p, "ln2p": lambda x: math.log1p(x + 1),
+    "square": lambda x: x * x, "sqrt": math.sqrt, "reciprocal": lambda x: 1 / x,
+}
+
+
+def function_value(spec: Body, corpus: Corpus) -> Callable[[Stored, float], float]:
+    """What a function of function_score gives to a document with a score."""
+    def least(document: Stored, name: str, default: Any) -> Any:
+        return min(document.values.get(name, [default]))
+
+    if "script_score" in spec:
+        function = SCORERS[spec["script_score"]["script"]["source"]]
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        return lambda document, score: float(F32(function(
+            score, *(least(document, each.name.replace("__", "."), each.default) for each in parameters))))
+    if "field_value_factor" in spec:
+        of = spec["field_value_factor"]
+        return lambda document, score: MODIFIERS[of.get("modifier", "none")](
+            float(least(document, of["field"], of.get("missing"))) * of.get("factor", 1))
+    return lambda document, score: 1.0
+
+
 def match(spec: Body, corpus: Corpus, boost: F32) -> Scorer:
     return compile_query(match_as_bool(spec, corpus), corpus, boost)
 
@@ -725,6 +806,8 @@ QUERIES: dict[str, Callable[[Body, Corpus, F32], Scorer]] = {
     "exists": exists,
     "bool": bool_,
     "constant_score": constant_score,
+    "script_score": script_score,
+    "function_score": function_score,
 }
 
 

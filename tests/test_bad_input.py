@@ -73,7 +73,8 @@ BODIES: list[tuple[Any, type[Exception], str]] = [
     ({"track_total_hits": "yes"}, errors.QueryError, "track_total_hits"),
     ({"_source": 7}, errors.QueryError, "_source"),
     ({"highlight": {"fields": {"nowhere": {}}}}, errors.QueryError, "nowhere"),
-    ({"aggs": {"a": {"terms": {"field": "tag"}}}}, errors.UnsupportedError, "aggs"),
+    ({"aggs": {"a": {"top_hits": {}}}}, errors.UnsupportedError, "aggs.a.top_hits"),
+    ({"aggs": {"a": {"avg": {"field": "title"}}}}, errors.QueryError, "aggs.a.avg.field"),
     ({"query": {"wildcard": {"tag": "s*"}}}, errors.UnsupportedError, "wildcard"),
     ({"search_after": [1]}, errors.UnsupportedError, "search_after"), ({"qurey": {}}, errors.QueryError, "query"),
 ]

@@ -145,7 +145,7 @@ LATER: list[tuple[str, dict[str, Any]]] = [
     ("query.range.n.from", {"query": {"range": {"n": {"from": 1}}}}),
     ("query.range.n.time_zone", {"query": {"range": {"n": {"gte": "now", "time_zone": "+01:00"}}}}),
     ("query.bool._name", {"query": {"bool": {"_name": "x"}}}),
-    ("aggs", {"aggs": {"by_tag": {"terms": {"field": "tag"}}}}),
+    ("aggs.by_tag.composite", {"aggs": {"by_tag": {"composite": {"sources": []}}}}),
     ("knn", {"knn": {}}),
     ("search_after", {"search_after": [1]}),
     ("explain", {"explain": True}),

@@ -16,12 +16,12 @@ import pytest
 
 PACKAGE = "quidditch_core"
 VOCABULARY = {
-    "aggs", "config", "dates", "documents", "dsl", "errors", "fields", "files", "mapping", "metrics", "query",
-    "result", "segment",
+    "aggs", "aggs_dsl", "config", "dates", "documents", "dsl", "errors", "fields", "files", "mapping", "metrics",
+    "query", "result", "segment",
 }
 MACHINES = {"index", "codec", "tiering", "translog", "analysis"}
 COMPILERS = {"numba", "llvmlite"}
-COMPILED = {"jit", "simd", "image", "linker", "compiler"}  # the door to compiled code, and what is behind it
+COMPILED = {"jit", "simd", "image", "linker", "compiler", "scoring"}  # the door to compiled code, and what is behind it
 KNOW_COMPILERS = {"compiler", "simd"}
 KERNEL_MARKS = {"kernel", "helper", "inline_helper"}  # whoever uses these from jit is a kernel file
 ABOVE = {"quidditch_server", "quidditch_operator"}

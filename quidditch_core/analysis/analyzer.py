@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from ..errors import MappingError, UnsupportedError, nearest
 from .maps import ENGLISH_STOP, LOWERCASE, PORTER, POSSESSIVE, TermMap
@@ -22,8 +23,7 @@ class Token(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Analyzer:
+class Analyzer(msgspec.Struct, frozen=True):
     """Text -> terms. Immutable and safe to share between threads.
 
     ``tokenizer.split`` and ``map_term`` are the two halves that indexing uses by themselves: every token of

@@ -11,10 +11,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import threading
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,8 +28,7 @@ LIMIT = 255
 """UTF-16 units in a token at most; a longer match is cut (Lucene's DEFAULT_MAX_TOKEN_LENGTH)."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Automaton:
+class Automaton(msgspec.Struct, frozen=True, eq=False):
     """``index`` and ``blocks`` give a code point's class, ``states`` the next state by [state][class].
 
     ``ascii`` gives an ASCII character's class, in the form that ``bytes.translate`` takes. ``astral`` is how
@@ -56,7 +54,8 @@ _making = threading.Lock()
 @functools.cache
 def tables() -> dict[str, NDArray[Any]]:
     """The arrays of ``tables.bin``."""
-    return unpacked(Path(__file__).with_name("tables.bin").read_bytes())
+    with open(os.path.join(os.path.dirname(__file__), "tables.bin"), "rb") as file:
+        return unpacked(file.read())
 
 
 def packed(arrays: dict[str, NDArray[Any]]) -> bytes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from . import porter
 from .automaton import tables
 
 
-@dataclass(frozen=True, slots=True)
-class TermMap:
+class TermMap(msgspec.Struct, frozen=True):
     """A function of one term. ``definition`` changes whenever any term may map to another one."""
 
     definition: str

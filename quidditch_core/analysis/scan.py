@@ -14,6 +14,8 @@ import numpy as np
 from ..jit import ctz, helper, inline_helper, kernel, load_i64, load_u8, load_u16, load_u64, store_u32, store_u64
 
 LIMIT = 255
+WORDS = 4096
+"""Bytes that a query may have; more are documents."""
 UNDERSCORE = 95
 
 
@@ -52,7 +54,7 @@ def letters_at(at: int) -> Any:
     return ctz(~letters & np.uint64(0x8080808080808080)) >> 3
 
 
-@kernel("quidditch_core.analysis.reference:scan")
+@kernel("quidditch_core.analysis.reference:scan", bulk=lambda image, data, size, *_: size > WORDS)
 def scan(image: int, data: int, size: int, ends: int, count: int, spans: int, counts: int, capacity: int) -> int:
     """Find the tokens of ``count`` values; value i ends at byte ``ends[i]`` and starts where i - 1 ends.
 

@@ -5,9 +5,9 @@ Each names the Lucene class that it equals, token for token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,8 +42,7 @@ class Tokenizer(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class AutomatonTokenizer:
+class AutomatonTokenizer(msgspec.Struct, frozen=True):
     """Longest matches of one of the automata. ``astral`` is explained there."""
 
     name: str
@@ -79,8 +78,7 @@ class AutomatonTokenizer:
         return address(image(self.name, self.astral))
 
 
-@dataclass(frozen=True, slots=True)
-class KeywordTokenizer:
+class KeywordTokenizer(msgspec.Struct, frozen=True):
     """The whole value is one token, even an empty one (Lucene's KeywordTokenizer)."""
 
     definition: str = "keyword"

@@ -39,7 +39,7 @@ from .buckets import (
 )
 from .columns import Bitmap
 from .execute import bitmap
-from .plan import AllPlan, NothingPlan, Plan, plan
+from .plan import AllPlan, Plan, plan
 from .view import View
 
 Answer = dict[str, Any]
@@ -50,8 +50,6 @@ def aggregate(aggs: a.Named, matching: Plan, view: View) -> tuple[Answer, int]:
     nodes = [_bind(name, agg, view, f"aggs.{name}") for name, agg in aggs]
     scopes = []
     for leaf in view.leaves:
-        if isinstance(matching, NothingPlan):
-            break
         docs = None if isinstance(matching, AllPlan) else bitmap(matching, leaf.segment)
         if leaf.live is not None:
             docs = leaf.live if docs is None else docs & leaf.live

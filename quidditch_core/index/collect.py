@@ -7,9 +7,9 @@ broken by (position of the segment, document), so that a page is the same every 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -151,8 +151,7 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
 # --- by keys -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(msgspec.Struct, frozen=True):
     """A sort key bound to the mapping; ``missing`` is _last, _first or a native value."""
 
     field: str

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..segment import Segment, TermInfo, address, bit_count, bitmap_of, bitmap_words, docs_of, full_bitmap
-from . import bm25, columns, filters, ids, postings
+from . import bm25, columns, filters, functions, ids, postings
 from .kernels import boolean as kernel
 from .kernels import phrase as phrase_kernel
 from .plan import (
@@ -27,6 +27,7 @@ from .plan import (
     PhrasePlan,
     Plan,
     PrefixPlan,
+    ScorePlan,
     TermPlan,
     TermRangePlan,
     TermsPlan,
@@ -82,6 +83,10 @@ def bitmap(plan: Plan, segment: Segment) -> Bitmap:
             return bitmap_of(np.array(found, np.int64), segment.docs)
         case ConstantPlan():
             return bitmap(plan.plan, segment)
+        case ScorePlan():
+            if plan.min_score is None:
+                return bitmap(plan.plan, segment)
+            return bitmap_of(_rescored(plan, segment, None).docs, segment.docs)
         case PhrasePlan():
             return bitmap_of(_phrase(plan, segment)[0], segment.docs)
         case BoolPlan():
@@ -163,6 +168,8 @@ def scored(plan: Plan, segment: Segment, live: Bitmap | None = None) -> Scored:
     if isinstance(plan, PhrasePlan):
         docs, freqs = _phrase(plan, segment)
         return _only(Scored(docs, _bm25(plan, segment, docs, freqs)), live)
+    if isinstance(plan, ScorePlan):
+        return _rescored(plan, segment, live)
     matching = bitmap(plan, segment)
     docs = docs_of(matching if live is None else matching & live, segment.docs)
     score: np.float32 = plan.score  # type: ignore[attr-defined]
@@ -180,8 +187,12 @@ def top(plan: Plan, segment: Segment, live: Bitmap | None, size: int) -> Top:
         docs, scores = NONE
     else:
         docs, scores = scored(plan, segment, live)
+    found = docs.size
+    if found > 4 * size:
+        kept = np.flatnonzero(scores >= np.partition(scores, found - size)[found - size])
+        docs, scores = docs[kept], scores[kept]
     order = np.argsort(-scores, kind="stable")[:size]
-    return Top(docs[order], scores[order], docs.size)
+    return Top(docs[order], scores[order], found)
 
 
 def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
@@ -194,6 +205,8 @@ def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
     if isinstance(plan, BoolPlan) and len(plan.must) > 1:
         query = _Boolean(plan, segment, live)  # it leads with what is required, and leaps
         return query.count() if query.possible else 0
+    if isinstance(plan, ScorePlan):
+        return count(plan.plan, segment, live) if plan.min_score is None else scored(plan, segment, live).docs.size
     matching = bitmap(plan, segment)
     return bit_count(matching if live is None else matching & live)
 
@@ -217,6 +230,17 @@ def _bm25(
     return result
 
 
+def _rescored(plan: ScorePlan, segment: Segment, live: Bitmap | None) -> Scored:
+    docs, scores = scored(plan.plan, segment, live)
+    members = [None if each.filter is None else columns.has(_filter(each.filter, segment), docs)
+               for each in plan.functions]
+    scores = functions.combined(plan, segment, docs, scores, members)
+    if plan.min_score is None:
+        return Scored(docs, scores)
+    kept = scores >= np.float32(plan.min_score)
+    return Scored(docs[kept], scores[kept])
+
+
 def _boolean(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Scored:
     query = _Boolean(plan, segment, live)
     return query.all() if query.possible else NONE
@@ -229,6 +253,7 @@ class _Boolean:
         self.segment = segment
         self.possible = False
         accept = accepted(plan, segment, live)
+        self._accept = accept
         self._keep: list[object] = [accept]
         must = [self._clause(clause) for clause in plan.must]
         should = [self._clause(clause) for clause in plan.should]
@@ -265,7 +290,7 @@ class _Boolean:
             self._keep += [descriptor, plan.factors]
             return info.df, [kernel.POSTINGS, descriptor.address, _bits(plan.weight), address(plan.factors), 0, 0, 0,
                              *info]
-        found = scored(plan, self.segment)
+        found = scored(plan, self.segment, self._accept if isinstance(plan, ScorePlan) else None)
         return self._list(found, np.float32(0)) if found.docs.size else None
 
     def _list(self, found: Scored, score: np.float32) -> tuple[int, list[int]]:

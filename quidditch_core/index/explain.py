@@ -6,9 +6,9 @@ import numpy as np
 
 from ..result import Explanation
 from ..segment import Segment
-from . import bm25
+from . import bm25, functions
 from .execute import bitmap, phrase_frequency, term_frequency
-from .plan import AllPlan, BoolPlan, NothingPlan, PhrasePlan, Plan, TermPlan
+from .plan import AllPlan, BoolPlan, FunctionPlan, NothingPlan, PhrasePlan, Plan, ScorePlan, TermPlan
 from .view import View
 
 
@@ -32,6 +32,8 @@ class _Explainer:
         if isinstance(plan, PhrasePlan):
             freq = phrase_frequency(plan, self._segment, self._doc)
             return self._bm25(plan, freq) if freq else None
+        if isinstance(plan, ScorePlan):
+            return self._functions(plan)
         if not self._matches(plan):
             return None
         return Explanation(float(plan.score), f"constant score of {_describe(plan)}")  # type: ignore[attr-defined]
@@ -58,6 +60,27 @@ class _Explainer:
                 Explanation(float(length), "length of the field, to the precision of one byte"),
                 Explanation(float(statistics.average_length), "average length")))))
 
+    def _functions(self, plan: ScorePlan) -> Explanation | None:
+        inner = self.explain(plan.plan)
+        if inner is None:
+            return None
+        docs, scores = np.array([self._doc], np.uint32), np.array([inner.value], np.float32)
+        applies = [each.filter is None or self._matches(each.filter) for each in plan.functions]
+        score = functions.combined(plan, self._segment, docs, scores, [np.array([each]) for each in applies])[0]
+        if plan.min_score is not None and score < np.float32(plan.min_score):
+            return None
+        details = [inner]
+        for each, is_for in zip(plan.functions, applies, strict=True):
+            if is_for:
+                value = functions.value(each, self._segment, docs, scores)[0]
+                weight = "" if each.weight == 1 else f", then times the weight {each.weight:g}"
+                details.append(Explanation(float(value), _describe_function(each) + weight))
+        limit = "" if plan.max_boost > _FLOAT32_MAX / 2 else f", at most {plan.max_boost:g}"
+        details.append(Explanation(float(plan.boost), "boost"))
+        made = f"the functions' {plan.score_mode}" if len(plan.functions) > 1 else "the function's"
+        return Explanation(float(score), f"{plan.boost_mode} of the query's score and {made}{limit}, times boost",
+                           tuple(details))
+
     def _bool(self, plan: BoolPlan) -> Explanation | None:
         must = [self.explain(clause) for clause in plan.must]
         should = [found for clause in plan.should if (found := self.explain(clause)) is not None]
@@ -72,6 +95,18 @@ class _Explainer:
                    for name, total, group in zip(("must", "should"), sums, (required, should), strict=True) if group]
         details += [Explanation(0.0, f"filter {_describe(clause)} matches, without a score") for clause in plan.filter]
         return Explanation(float(value), "sum of the clauses' scores", tuple(details))
+
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def _describe_function(function: FunctionPlan) -> str:
+    if function.scorer is not None:
+        return f"scorer {function.scorer.name}({', '.join(('score', *function.fields))})"
+    if function.field_value is not None:
+        of = function.field_value
+        return f"{of.modifier}({of.factor:g} * {of.field})"
+    return "1"
 
 
 def _describe(plan: Plan) -> str:

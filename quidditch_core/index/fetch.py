@@ -113,6 +113,9 @@ def _gather(query: q.Query, mapping: Mapping, sought: dict[str, _Sought]) -> Non
     if isinstance(query, q.ConstantScore):
         _gather(query.filter, mapping, sought)
         return
+    if isinstance(query, q.ScriptScore | q.FunctionScore):
+        _gather(query.query, mapping, sought)
+        return
     field = mapping.fields.get(getattr(query, "field", ""))
     if field is None:
         return

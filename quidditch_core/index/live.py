@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyroaring import BitMap
 
 from ..errors import CorruptIndexError, FormatError
 from ..segment import bitmap_of_mask, mask_of
@@ -23,6 +22,8 @@ _HEADER = 16
 
 def encode(live: NDArray[np.uint64], docs: int) -> bytes:
     """The blob of a live bitmap of ``docs`` documents."""
+    from pyroaring import BitMap  # as long as nothing is deleted, nobody needs it
+
     deleted = BitMap(np.flatnonzero(~mask_of(live, docs)).astype(np.uint32))
     deleted.run_optimize()
     body = docs.to_bytes(4, "little") + deleted.serialize()
@@ -45,6 +46,8 @@ def decode(data: bytes, docs: int, name: str) -> NDArray[np.uint64]:
         raise corrupt("fails its checksum", f"{crc:08x}")
     if int.from_bytes(data[8:12], "little") != docs:
         raise corrupt("is of another segment", int.from_bytes(data[8:12], "little"))
+    from pyroaring import BitMap
+
     deleted = np.fromiter(BitMap.deserialize(data[16:]), np.uint32)
     if deleted.size and int(deleted[-1]) >= docs:
         raise corrupt("names documents that are not there", int(deleted[-1]))

@@ -24,7 +24,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, Any, Final
 
@@ -294,8 +293,7 @@ def _read(file: File) -> Manifest:
     return decode(file.pread(0, size), file.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(msgspec.Struct, frozen=True):
     """What a collection removed: generations, and (tier, name) of blobs."""
 
     generations: tuple[int, ...]

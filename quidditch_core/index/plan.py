@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from .. import query as q
 from ..analysis import get_analyzer
-from ..errors import QueryError
+from ..errors import QueryError, nearest
 from ..mapping import BadValue, FieldType
+from ..scoring import Scorer, scorer_named
 from . import bm25
 from .columns import float_codes
 from .ids import id_hash
@@ -132,6 +133,30 @@ class BoolPlan(Plan, frozen=True):
     must_not: tuple[Plan, ...] = ()
     filter: tuple[Plan, ...] = ()
     minimum: int = 0
+
+
+class FunctionPlan(msgspec.Struct, frozen=True, eq=False):
+    """One function of a score: ``scorer`` of ``fields``, or ``field_value`` of the only one, or 1; times ``weight``."""
+
+    scorer: Scorer | None
+    field_value: q.FieldValue | None
+    fields: tuple[str, ...]
+    weight: float
+    filter: Plan | None
+    path: str
+
+
+class ScorePlan(Plan, frozen=True, eq=False):
+    """The documents of another plan, scored by functions, then times ``boost``."""
+
+    plan: Plan
+    functions: tuple[FunctionPlan, ...]
+    score_mode: str
+    boost_mode: str
+    max_boost: float
+    min_score: float | None
+    boost: np.float32
+    path: str
 
 
 def plan(query: q.Query, view: View) -> Plan:
@@ -338,6 +363,48 @@ class _Planner:
     def _constant(self, query: q.ConstantScore, boost: np.float32) -> Plan:
         return ConstantPlan(self.plan(query.filter, ONE, f"{self._path}.constant_score.filter"), boost)
 
+    def _script_score(self, query: q.ScriptScore, boost: np.float32) -> Plan:
+        path = f"{self._path}.script_score"
+        inner = self.plan(query.query, ONE, f"{path}.query")
+        function = self._function(q.Function(query.scorer), path)
+        return ScorePlan(inner, (function,), "multiply", "replace", math.inf, query.min_score, boost, path)
+
+    def _function_score(self, query: q.FunctionScore, boost: np.float32) -> Plan:
+        path = f"{self._path}.function_score"
+        inner = self.plan(query.query, boost, f"{path}.query")
+        functions = tuple(self._function(each, f"{path}.functions[{i}]") for i, each in enumerate(query.functions))
+        return ScorePlan(inner, functions, query.score_mode, query.boost_mode, query.max_boost, query.min_score, ONE,
+                         path)
+
+    def _function(self, function: q.Function, path: str) -> FunctionPlan:
+        accept = None if function.filter is None else self.plan(function.filter, ONE, f"{path}.filter")
+        if isinstance(function.value, q.FieldValue):
+            path = f"{path}.field_value_factor"
+            field = self._scoring_field(function.value.field, f"{path}.field", integer=False)
+            return FunctionPlan(None, function.value, (field,), function.weight, accept, path)
+        if function.value is None:
+            return FunctionPlan(None, None, (), function.weight, accept, path)
+        path = path if path.endswith("script_score") else f"{path}.script_score"
+        scorer = scorer_named(function.value, f"{path}.script.source")
+        fields = tuple(self._scoring_field(each.name, f"{path}.script.source", integer=each.integer)
+                       for each in scorer.parameters)
+        return FunctionPlan(scorer, None, fields, function.weight, accept, path)
+
+    def _scoring_field(self, name: str, path: str, *, integer: bool) -> str:
+        fields = self._view.mapping.fields
+        field = fields.get(name) or fields.get(name.replace("__", "."))
+        if field is None:
+            known = {each.name for each in fields.values() if each.is_numeric and each.column}
+            raise QueryError("no such field to score by", path=path, found=name, expected="a field of the mapping",
+                             fix=nearest(name, known) if known else None)
+        if not field.is_numeric or not field.column:
+            raise QueryError("the field has no numbers to score by", path=path, found=f"{field.name}, {field.type}",
+                             expected="a number, date or boolean with doc_values")
+        if integer and field.is_float:
+            raise QueryError("the field does not hold integers", path=path, found=f"{field.name}, {field.type}",
+                             expected="an integer, date or boolean", fix=f"annotate the parameter {name} as a float")
+        return field.name
+
     def _clauses(
         self, clauses: tuple[q.Query, ...], boost: np.float32, path: str, *, merge: bool,
     ) -> tuple[Plan, ...]:
@@ -373,6 +440,8 @@ _MAKERS: dict[type[q.Query], Callable[[_Planner, Any, np.float32], Plan]] = {
     q.Exists: _Planner._exists,
     q.Bool: _Planner._bool,
     q.ConstantScore: _Planner._constant,
+    q.ScriptScore: _Planner._script_score,
+    q.FunctionScore: _Planner._function_score,
 }
 _CACHED_PLANS = 16384
 _MAY_BE_TERM = (q.Term, q.Match, q.MatchPhrase)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
+
+import msgspec
 
 from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
@@ -24,8 +25,7 @@ from .plan import plan
 from .view import View
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentInfo:
+class SegmentInfo(msgspec.Struct, frozen=True):
     """One segment of an index: ``docs`` that live, ``deleted`` ones, ``bytes``, its ``tier``, and whether it is
     still ``in_memory``."""
 

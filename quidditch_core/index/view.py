@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,8 +49,7 @@ class Leaf:
         return full_bitmap(self.segment.docs) if self.live is None else self.live
 
 
-@dataclass(frozen=True)
-class FieldStatistics:
+class FieldStatistics(msgspec.Struct, frozen=True):
     """What BM25 needs of a field, summed over a view; deleted documents count until they are merged away."""
 
     doc_count: int

@@ -6,8 +6,9 @@ A tier hands out blobs in the shape of `quidditch_core.files.Blob`. ``local`` ke
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from quidditch_core.files import Blob, Bytes
 
@@ -15,8 +16,7 @@ HOT: Final = "hot"
 """Name of the tier at the index's own address; live masks are always there."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(msgspec.Struct, frozen=True):
     """What a manifest remembers of a blob: ``size`` in bytes, ``sha256`` in lower-case hex."""
 
     name: str

@@ -13,9 +13,9 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ _BATCH = 4 << 20  # raw bytes that are encoded at once
 Dictionary = zstandard.ZstdCompressionDict
 
 
-@dataclass(frozen=True, slots=True)
-class StoredCodec:
+class StoredCodec(msgspec.Struct, frozen=True):
     """``unit``: raw bytes of a unit; ``level``: zstd's."""
 
     name: str

@@ -80,7 +80,7 @@ def encode_positions(
     return at
 
 
-@kernel("quidditch_core.index.kernels.reference:encode")
+@kernel("quidditch_core.index.kernels.reference:encode", bulk=True)
 def encode(job: int) -> int:
     """Encode the postings of E_TERMS sorted terms behind what the buffers hold; fills rows int64 [terms, 8].
 

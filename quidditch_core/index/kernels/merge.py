@@ -20,7 +20,7 @@ SCRATCH_BYTES = STATE_BYTES
 COUNT, FILL = 0, 1
 
 
-@kernel("quidditch_core.index.kernels.reference:gather")
+@kernel("quidditch_core.index.kernels.reference:gather", bulk=True)
 def gather(
     field: int, rows: int, count: int, map_: int, scratch: int,
     posting_slots: int, position_slots: int, docs: int, freqs: int, positions: int,

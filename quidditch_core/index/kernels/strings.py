@@ -90,7 +90,7 @@ def write_string(to: int, at: int, size: int, fold: Any) -> None:
         i += 8
 
 
-@kernel("quidditch_core.index.kernels.reference:intern")
+@kernel("quidditch_core.index.kernels.reference:intern", bulk=True)
 def intern(state: int, data: int, spans: int, begin: int, count: int, ids: int) -> int:
     """Give each distinct byte string a number, in order of first sight.
 
@@ -162,7 +162,7 @@ def intern(state: int, data: int, spans: int, begin: int, count: int, ids: int) 
     return done
 
 
-@kernel("quidditch_core.index.kernels.reference:rehash")
+@kernel("quidditch_core.index.kernels.reference:rehash", bulk=True)
 def rehash(old: int, size: int, table: int, mask: int) -> int:
     """Move the entries of a table of ``size`` into an empty one of ``mask`` + 1."""
     for i in range(size):
@@ -183,7 +183,7 @@ def start_of(ends: int, number: int) -> int:
     return load_i64(ends + 8 * (number - 1)) if number > 0 else 0
 
 
-@kernel("quidditch_core.index.kernels.reference:prefixes")
+@kernel("quidditch_core.index.kernels.reference:prefixes", bulk=True)
 def prefixes(numbers: int, count: int, ends: int, arena: int, out: int) -> int:
     """The first eight bytes of strings as uint64 that compare as they do; zeros stand for what a string lacks.
 
@@ -219,7 +219,7 @@ def is_less(a: int, b: int, ends: int, arena: int) -> bool:
     return size_a < size_b
 
 
-@kernel("quidditch_core.index.kernels.reference:settle")
+@kernel("quidditch_core.index.kernels.reference:settle", bulk=True)
 def settle(numbers: int, keys: int, count: int, ends: int, arena: int, scratch: int) -> int:
     """Sort strings that are sorted by their ``prefixes``, uint64 keys in their order: those whose keys are equal.
 
@@ -258,7 +258,7 @@ def settle(numbers: int, keys: int, count: int, ends: int, arena: int, scratch: 
     return 0
 
 
-@kernel("quidditch_core.index.kernels.reference:spell")
+@kernel("quidditch_core.index.kernels.reference:spell", bulk=True)
 def spell(numbers: int, count: int, ends: int, arena: int, out: int, out_ends: int) -> int:
     """Write strings one behind the other, and int64 where each ends; 8 more bytes can be written. Their size."""
     used = 0
@@ -272,7 +272,7 @@ def spell(numbers: int, count: int, ends: int, arena: int, out: int, out_ends: i
     return used
 
 
-@kernel("quidditch_core.index.kernels.reference:beyond_ascii")
+@kernel("quidditch_core.index.kernels.reference:beyond_ascii", bulk=True)
 def beyond_ascii(count: int, ends: int, arena: int, out: int) -> int:
     """Write uint8 [count]: whether a string has a byte of 128 or more. Returns how many have."""
     found = 0

@@ -280,7 +280,7 @@ def postings_read(field: int, row: int, scratch: int, docs: int, freqs: int, siz
     return count
 
 
-@kernel("quidditch_core.index.kernels.reference:postings_fill")
+@kernel("quidditch_core.index.kernels.reference:postings_fill", bulk=True)
 def postings_fill(field: int, rows: int, count: int, scratch: int, bitmap: int) -> int:
     """Set the bits of every document of ``count`` terms; 0 or CORRUPT."""
     for t in range(count):
@@ -321,7 +321,7 @@ def common_prefix(a: int, a_size: int, b: int, b_size: int) -> int:
     return i
 
 
-@kernel("quidditch_core.index.kernels.reference:dictionary_write")
+@kernel("quidditch_core.index.kernels.reference:dictionary_write", bulk=True)
 def dictionary_write(
     text: int, ends: int, rows: int, count: int,
     flags: int, out: int, sparse: int, first: int, first_ends: int,

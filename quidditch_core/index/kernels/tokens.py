@@ -10,7 +10,7 @@ DROPPED = 0xFFFFFFFF
 """The rank of a string that is no term."""
 
 
-@kernel("quidditch_core.index.kernels.reference:tally")
+@kernel("quidditch_core.index.kernels.reference:tally", bulk=True)
 def tally(ids: int, count: int, totals: int) -> int:
     """Count each number of uint32 ids [count] in int64 totals."""
     for i in range(count):
@@ -19,7 +19,7 @@ def tally(ids: int, count: int, totals: int) -> int:
     return 0
 
 
-@kernel("quidditch_core.index.kernels.reference:place")
+@kernel("quidditch_core.index.kernels.reference:place", bulk=True)
 def place(
     ids: int, counts: int, docs: int, values: int, gap: int, ranks: int, slots: int, lengths: int, out: int,
 ) -> int:
@@ -53,7 +53,7 @@ def place(
     return 0
 
 
-@kernel("quidditch_core.index.kernels.reference:group")
+@kernel("quidditch_core.index.kernels.reference:group", bulk=True)
 def group(tokens: int, starts: int, terms: int, docs: int, freqs: int, positions: int, out_starts: int) -> int:
     """Fold tokens sorted by term into postings: uint32 documents, frequencies and (unless 0) positions.
 

@@ -1,0 +1,70 @@
+"""Scoring every match by a function: compiled, and as the Python loop that it replaces.
+
+``python -m benchmarks.engine.bench_scoring`` prints both for 1,000,000 documents, and their ratio.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import quidditch_core as qc
+from benchmarks.conftest import word
+from quidditch_core import query as q
+
+COMMON = q.Term("text", word(2))
+
+
+@qc.scorer
+def cheaper(score, price=20.0, year: int = 2000):  # type: ignore[no-untyped-def]
+    return score * 50 / (price + 50) + (year - 1950) / 100
+
+
+QUERIES: dict[str, q.Query] = {
+    "every": q.ScriptScore(q.MatchAll(), cheaper),  # type: ignore[arg-type]
+    "term-common": q.ScriptScore(COMMON, cheaper),  # type: ignore[arg-type]
+    "field-value": q.FunctionScore(COMMON, q.FieldValue("price", modifier="log1p")),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def bench_score(benchmark: Any, index: qc.Index, name: str) -> None:
+    benchmark(index.search, QUERIES[name], source=False)
+
+
+def bench_python_loop(benchmark: Any, documents: list[dict[str, Any]]) -> None:
+    """The scores of ``every``, without a search around them."""
+    rows = [(document["price"], document["year"]) for document in documents]
+    benchmark(lambda: sorted((cheaper.function(1.0, *row) for row in rows), reverse=True)[:10])
+
+
+def main(documents: int = 1_000_000, rounds: int = 7) -> None:
+    """Medians of the search, and of the loop over values that are in memory already."""
+    random = np.random.default_rng(1)
+    prices, years = random.lognormal(3, 1, documents), random.integers(1950, 2025, documents)
+    rows = list(zip(prices.tolist(), years.tolist(), strict=True))
+    mapping = {"properties": {"price": {"type": "double"}, "year": {"type": "integer"}}}
+    searches, loops = [], []
+    with (tempfile.TemporaryDirectory() as directory,
+          qc.create(f"{directory}/index", mapping, settings={"index.refresh_interval": -1}) as index):
+        index.bulk({"price": price, "year": year} for price, year in rows)
+        index.merge()
+        for _ in range(rounds):
+            started = time.perf_counter()
+            found = index.search(QUERIES["every"], source=False)
+            searched = time.perf_counter()
+            best = sorted((cheaper.function(1.0, *row) for row in rows), reverse=True)[:10]
+            loops.append(time.perf_counter() - searched)
+            searches.append(searched - started)
+            assert [hit.score for hit in found] == [float(np.float32(score)) for score in best]
+    searched, looped = float(np.median(searches)), float(np.median(loops))
+    print(f"{documents:,} documents: search {searched * 1e3:.1f} ms ({searched / documents * 1e9:.1f} ns a document), "
+          f"Python loop {looped * 1e3:.0f} ms, {looped / searched:.0f} times as long")
+
+
+if __name__ == "__main__":
+    main()
