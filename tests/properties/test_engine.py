@@ -151,6 +151,11 @@ def test_any_history() -> None:
     run_state_machine_as_test(History, settings=how)
 
 
+def test_two_thousand_short_histories() -> None:
+    """What goes wrong after few steps is found by many beginnings."""
+    run_state_machine_as_test(History, settings=settings(max_examples=2000, stateful_step_count=5))
+
+
 @settings(max_examples=30 if SHORT else settings().max_examples)
 @given(
     segments=st.lists(st.lists(some.documents, min_size=1, max_size=8), min_size=1, max_size=4),
