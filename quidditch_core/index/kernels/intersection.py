@@ -60,6 +60,7 @@ from quidditch_core.index.kernels.lists import (
     rank,
     score_of,
 )
+from quidditch_core.index.kernels.phrase import W_AT, W_CURRENT, W_END, W_LEFT, next_position
 from quidditch_core.index.kernels.union import (
     FIRST,
     Q_ACCEPT,
@@ -79,7 +80,6 @@ from quidditch_core.jit import (
     ctz,
     f32_bits,
     helper,
-    inline_helper,
     kernel,
     load_f32,
     load_i64,
@@ -105,8 +105,8 @@ from quidditch_core.simd import (
 # Modes: the best hits; their number; both.
 TOP, COUNT, BOTH = 0, 2, 3
 
-# Where a list's positions stand: posting, then the walk through one document's positions.
-W_POSTING, W_LEFT, W_AT, W_END, W_CURRENT, W_OFFSET = range(6)
+# Behind a walk through one document's positions (phrase.py): the posting, and the term's place in the phrase.
+W_POSTING, W_OFFSET = 4, 5
 WALK_BYTES = 8 * 8
 UNSOUGHT = -2
 
@@ -225,34 +225,6 @@ def seek(state: int, walk: int, doc: int) -> int:
     return freq
 
 
-@inline_helper
-def step(walk: int) -> int:
-    """The next position of the document, END when there is none, or CORRUPT."""
-    left = load_i64(walk + 8 * W_LEFT)
-    if left == 0:
-        store_i64(walk + 8 * W_CURRENT, END)
-        return END
-    at = load_i64(walk + 8 * W_AT)
-    end = load_i64(walk + 8 * W_END)
-    value = 0
-    shift = 0
-    while True:
-        if at >= end or shift > 28:
-            return CORRUPT
-        byte = load_u8(at)
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            break
-    current = load_i64(walk + 8 * W_CURRENT)
-    value = value if current < 0 else current + value
-    store_i64(walk + 8 * W_AT, at)
-    store_i64(walk + 8 * W_LEFT, left - 1)
-    store_i64(walk + 8 * W_CURRENT, value)
-    return value
-
-
 @helper
 def phrase_frequency(lists: int, walks: int, count: int, doc: int) -> int:
     """Number of places where all terms stand at their offsets; CORRUPT if the bytes are.
@@ -261,7 +233,7 @@ def phrase_frequency(lists: int, walks: int, count: int, doc: int) -> int:
     """
     found = 0
     while True:
-        position = step(walks)
+        position = next_position(walks)
         if position == END or position < 0:
             return found if position == END else CORRUPT
         start = position - load_i64(walks + 8 * W_OFFSET)
@@ -277,7 +249,7 @@ def phrase_frequency(lists: int, walks: int, count: int, doc: int) -> int:
                     return CORRUPT
                 current = -1
             while current < wanted:
-                current = step(walk)
+                current = next_position(walk)
                 if current < 0:
                     return CORRUPT
             if current == END:
