@@ -28,6 +28,7 @@ _HEADER = struct.Struct(f"<{union.Q_SLOTS}q")
 _ROWS = 64 << 20
 """Bytes of scratch beyond which bounding every range costs more than it saves."""
 
+
 class _Workspace:
     """Buffers that a thread uses again for every search; each attribute that ends in ``_at`` is an address."""
 

@@ -50,6 +50,29 @@ def floor_score(out: int) -> Any:
     return bits_f32((floor + 1) >> 32) if floor >= 0 else np.float32(-1.0)
 
 
+@inline_helper
+def partition(keys: int, low: int, high: int) -> Any:
+    """Hoare's partition of keys low .. high: (i, j); those up to j are not below any from i on."""
+    a = load_i64(keys + 8 * low)
+    b = load_i64(keys + 8 * ((low + high) >> 1))
+    c = load_i64(keys + 8 * high)
+    pivot = max(min(a, b), min(max(a, b), c))
+    i = low
+    j = high
+    while i <= j:
+        while load_i64(keys + 8 * i) > pivot:
+            i += 1
+        while load_i64(keys + 8 * j) < pivot:
+            j -= 1
+        if i <= j:
+            key = load_i64(keys + 8 * i)
+            store_i64(keys + 8 * i, load_i64(keys + 8 * j))
+            store_i64(keys + 8 * j, key)
+            i += 1
+            j -= 1
+    return i, j
+
+
 @helper
 def select(keys: int, count: int, wanted: int) -> None:
     """Move the ``wanted`` greatest keys to the front, the least of them last (Hoare's quickselect)."""
@@ -57,23 +80,7 @@ def select(keys: int, count: int, wanted: int) -> None:
     low = 0
     high = count - 1
     while low < high:
-        a = load_i64(keys + 8 * low)
-        b = load_i64(keys + 8 * ((low + high) >> 1))
-        c = load_i64(keys + 8 * high)
-        pivot = max(min(a, b), min(max(a, b), c))
-        i = low
-        j = high
-        while i <= j:
-            while load_i64(keys + 8 * i) > pivot:
-                i += 1
-            while load_i64(keys + 8 * j) < pivot:
-                j -= 1
-            if i <= j:
-                key = load_i64(keys + 8 * i)
-                store_i64(keys + 8 * i, load_i64(keys + 8 * j))
-                store_i64(keys + 8 * j, key)
-                i += 1
-                j -= 1
+        i, j = partition(keys, low, high)
         if nth <= j:
             high = j
         elif nth >= i:
@@ -105,7 +112,6 @@ def push(out: int, key: int) -> None:
 @helper
 def sort_keys(keys: int, count: int) -> None:
     """Descending order: quicksort down to 16 keys, then insertion."""
-    bottom = 0
     # Ranges still to sort, the longer ones below: at most 64 of them.
     top = keys + 8 * count
     store_i64(top, 0)
@@ -116,23 +122,7 @@ def sort_keys(keys: int, count: int) -> None:
         low = load_i64(top + 16 * bottom)
         high = load_i64(top + 16 * bottom + 8)
         while high - low > 16:
-            a = load_i64(keys + 8 * low)
-            b = load_i64(keys + 8 * ((low + high) >> 1))
-            c = load_i64(keys + 8 * high)
-            pivot = max(min(a, b), min(max(a, b), c))
-            i = low
-            j = high
-            while i <= j:
-                while load_i64(keys + 8 * i) > pivot:
-                    i += 1
-                while load_i64(keys + 8 * j) < pivot:
-                    j -= 1
-                if i <= j:
-                    key = load_i64(keys + 8 * i)
-                    store_i64(keys + 8 * i, load_i64(keys + 8 * j))
-                    store_i64(keys + 8 * j, key)
-                    i += 1
-                    j -= 1
+            i, j = partition(keys, low, high)
             if j - low > high - i:
                 store_i64(top + 16 * bottom, low)
                 store_i64(top + 16 * bottom + 8, j)
