@@ -79,7 +79,7 @@ metrics = st.one_of(
     spec("percentiles", numeric, percents=st.lists(pick([0, 10, 50, 99.9, 100]), min_size=1, max_size=3, unique=True)),
 )
 terms = spec("terms", pick([*VALUES, "absent"]), size=st.integers(1, 5), min_doc_count=st.integers(0, 2), order=orders)
-INTERVALS = {"n": [1, 5, 2.5], "big": [2**40], "x": [0.1, 0.25, 3], "f": [0.1, 1], "ok": [1], "day": [86_400_000 * 30]}
+INTERVALS = {"n": [1, 5, 2.5], "big": [2**54], "x": [0.1, 0.25, 3], "f": [0.1, 1], "ok": [1], "day": [86_400_000 * 30]}
 histograms = spec(
     "histogram", pick([*INTERVALS]), interval=lambda chosen: pick(INTERVALS[chosen]), offset=pick([0.5, -1, 100]),
     min_doc_count=st.integers(0, 2), keyed=st.just(True), order=orders)
