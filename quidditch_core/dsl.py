@@ -10,13 +10,12 @@ of a request that Python callers give as arguments (sort, source, highlight) go 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from quidditch_core import query as q
 from quidditch_core.errors import QueryError, UnsupportedError, nearest
@@ -38,8 +37,7 @@ _ALWAYS: Any = object()
 # The request.
 
 
-@dataclass(frozen=True, slots=True)
-class SortKey:
+class SortKey(msgspec.Struct, frozen=True):
     """One key to sort by: a field, ``_score`` or ``_doc``.
 
     ``missing``: ``_last``, ``_first`` or the value that stands for none. ``mode``: which value of several
@@ -66,16 +64,15 @@ class SortKey:
                 "bad missing value", path="SortKey.missing", found=self.missing,
                 expected="_last, _first or a value of the field",
             )
-        object.__setattr__(self, "order", order)
-        object.__setattr__(self, "mode", mode)
+        force_setattr(self, "order", order)
+        force_setattr(self, "mode", mode)
 
     @property
     def descending(self) -> bool:
         return self.order == "desc"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFilter:
+class SourceFilter(msgspec.Struct, frozen=True):
     """Which parts of ``_source`` a hit carries: dotted paths in which ``*`` stands for any characters.
 
     Without includes everything is included; an exclude beats an include; a path that names an object means
@@ -89,15 +86,14 @@ class SourceFilter:
     def __post_init__(self) -> None:
         _boolean(self.enabled, "SourceFilter.enabled")
         for name in ("includes", "excludes"):
-            object.__setattr__(self, name, _patterns(getattr(self, name), f"SourceFilter.{name}"))
+            force_setattr(self, name, _patterns(getattr(self, name), f"SourceFilter.{name}"))
 
     @property
     def everything(self) -> bool:
         return self.enabled and not self.includes and not self.excludes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HighlightOptions:
+class HighlightOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How one field is highlighted; names and defaults are those of OpenSearch's unified highlighter.
 
     Sizes are characters. ``fragment_size`` 0 never splits a sentence, ``number_of_fragments`` 0 gives whole
@@ -119,9 +115,9 @@ class HighlightOptions:
         for name in ("pre_tag", "post_tag"):
             _string(getattr(self, name), f"HighlightOptions.{name}")
         _boolean(self.require_field_match, "HighlightOptions.require_field_match")
-        object.__setattr__(self, "order", _one_of(self.order, "HighlightOptions.order", ("none", "score")))
+        force_setattr(self, "order", _one_of(self.order, "HighlightOptions.order", ("none", "score")))
         encoder = _one_of(self.encoder, "HighlightOptions.encoder", ("default", "html"))
-        object.__setattr__(self, "encoder", encoder)
+        force_setattr(self, "encoder", encoder)
 
 
 class HighlightField(msgspec.Struct, frozen=True):
@@ -138,19 +134,17 @@ class HighlightRequest(msgspec.Struct, frozen=True):
     options: HighlightOptions = msgspec.field(default_factory=HighlightOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
+class SearchRequest(msgspec.Struct, frozen=True):
     """A search: what to look for, which of it to return, in which order and form.
 
     ``track_total_hits``: True counts exactly, False not at all, an integer up to that many.
     """
 
-    query: Query = dataclasses.field(default_factory=lambda: _ALL)
-    _: KW_ONLY
+    query: Query = msgspec.field(default_factory=lambda: _ALL)
     size: int = 10
     from_: int = 0
     sort: tuple[SortKey, ...] = ()
-    source: SourceFilter = dataclasses.field(default_factory=lambda: _WHOLE)
+    source: SourceFilter = msgspec.field(default_factory=lambda: _WHOLE)
     highlight: HighlightRequest | None = None
     track_total_hits: bool | int = 10_000
     aggs: a.Named = ()
@@ -166,7 +160,7 @@ class SearchRequest:
         if self.aggs:
             from quidditch_core.aggs import named
 
-            object.__setattr__(self, "aggs", named(self.aggs))
+            force_setattr(self, "aggs", named(self.aggs))
         _boolean(self.profile, "profile")
 
 
@@ -514,11 +508,7 @@ def query_to_dict(query: Query) -> dict[str, Any]:
             script = {"source": query.scorer}
             return {"script_score": {"query": query_to_dict(query.query), "script": script, **least, **boost}}
         case q.FunctionScore():
-            options = {
-                attribute.name: getattr(query, attribute.name) for attribute in dataclasses.fields(query)
-                if attribute.name in ("score_mode", "boost_mode", "max_boost", "min_score")
-                and getattr(query, attribute.name) != attribute.default
-            }
+            options = _given(query, ("score_mode", "boost_mode", "max_boost", "min_score"))
             functions = [_function_to_dict(each) for each in query.functions]
             return {"function_score": {"query": query_to_dict(query.query), "functions": functions, **options, **boost}}
         case q.Bool():
@@ -539,10 +529,7 @@ def query_to_dict(query: Query) -> dict[str, Any]:
 def _function_to_dict(function: q.Function) -> dict[str, Any]:
     body: dict[str, Any] = {}
     if isinstance(function.value, q.FieldValue):
-        body["field_value_factor"] = {
-            attribute.name: getattr(function.value, attribute.name) for attribute in dataclasses.fields(function.value)
-            if getattr(function.value, attribute.name) != attribute.default
-        }
+        body["field_value_factor"] = _given(function.value, ("field", "factor", "modifier", "missing"))
     elif function.value is not None:
         body["script_score"] = {"script": {"source": function.value}}
     if function.weight != 1.0 or not body:
@@ -550,9 +537,14 @@ def _function_to_dict(function: q.Function) -> dict[str, Any]:
     return body | ({} if function.filter is None else {"filter": query_to_dict(function.filter)})
 
 
+def _given(part: msgspec.Struct, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the attributes that have not their default."""
+    defaults = q.defaults(type(part))
+    return {name: getattr(part, name) for name in names if getattr(part, name) != defaults[name]}
+
+
 def _field_form_content(form: _FieldForm, query: Query) -> Any:
-    attributes = dataclasses.fields(form.type)  # type: ignore[arg-type]  # every query is a dataclass
-    defaults = {attribute.name: attribute.default for attribute in attributes}
+    defaults = q.defaults(form.type)
     content = {name: getattr(query, attribute) for name, attribute in form.keys.items()}
     content = {name: value for name, value in content.items() if value != defaults[form.keys[name]]}
     return content[form.short] if form.short is not None and len(content) == 1 else content
@@ -670,7 +662,7 @@ def parse_highlight(value: Any, path: str = "highlight") -> HighlightRequest | N
     _dict(value, path, 'field names or {"fields": {"title": {}}}')
     _check_keys(value, path, "highlight", ("fields", "encoder", *_HIGHLIGHT_FIELD), _LATER_HIGHLIGHT)
     options = _highlight_options({}, _rest(value, "fields"), path)
-    inherited = {name: getattr(options, name) for name in HighlightOptions.__slots__}
+    inherited = {name: getattr(options, name) for name in HighlightOptions.__struct_fields__}
     at_fields = _join(path, "fields")
     entries = _required(value, path, "fields")
     entries = [(entries, at_fields)] if isinstance(entries, dict) else _numbered(entries, at_fields)
@@ -691,7 +683,7 @@ def parse_highlight(value: Any, path: str = "highlight") -> HighlightRequest | N
 
 
 def _highlight_options(inherited: dict[str, Any], spec: dict[str, Any], at: str) -> HighlightOptions:
-    given = {name: value for name, value in spec.items() if name in HighlightOptions.__slots__}
+    given = {name: value for name, value in spec.items() if name in HighlightOptions.__struct_fields__}
     if "pre_tags" in spec and "post_tags" not in spec:
         raise QueryError("pre_tags without post_tags", path=at, expected="both", fix='add "post_tags"')
     for name in ("pre_tags", "post_tags"):

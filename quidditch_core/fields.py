@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+import msgspec
+from msgspec.structs import force_setattr
+
 from quidditch_core.dates import (
     DEFAULT_FORMAT,
     INT64_MAX,
@@ -178,8 +181,7 @@ def to_date(value: Any, format: str) -> int:
 # Nodes ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FieldType:
+class FieldType(msgspec.Struct, frozen=True):
     """One field of a mapping: how its values are read, indexed and kept in columns.
 
     ``name`` is the full path ("author.name", "title.keyword"); ``fields`` are its multi-fields. Only text
@@ -204,11 +206,11 @@ class FieldType:
     def __post_init__(self) -> None:
         text = self.type == "text"
         if text and self.analyzer is None:
-            object.__setattr__(self, "analyzer", "standard")
+            force_setattr(self, "analyzer", "standard")
         if text and self.search_analyzer is None:
-            object.__setattr__(self, "search_analyzer", self.analyzer)
-        object.__setattr__(self, "norms", self.norms and text)
-        object.__setattr__(self, "doc_values", self.doc_values and not text)
+            force_setattr(self, "search_analyzer", self.analyzer)
+        force_setattr(self, "norms", self.norms and text)
+        force_setattr(self, "doc_values", self.doc_values and not text)
 
     @property
     def is_text(self) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from quidditch_core import documents
 from quidditch_core.dates import BadFormat, date_format
@@ -429,7 +430,7 @@ def _node_to_dict(node: Node) -> dict[str, Any]:
     if isinstance(node, ObjectField):
         head: dict[str, Any] = {} if node.properties else {"type": "object"}
         return head | _object_to_dict(node)
-    plain = replace(FieldType(node.name, node.type), search_analyzer=node.analyzer)
+    plain = msgspec.structs.replace(FieldType(node.name, node.type), search_analyzer=node.analyzer)
     spec: dict[str, Any] = {"type": node.type}
     for key in _PARAMETERS[node.type]:
         if getattr(node, key) != getattr(plain, key):
@@ -472,7 +473,7 @@ def _merge_leaves(old: FieldType, new: FieldType, path: str) -> FieldType:
         where = join(join(path, "fields"), field.name.rpartition(".")[2])
         known = fields.get(field.name)
         fields[field.name] = field if known is None else _merge_leaves(known, field, where)
-    return replace(new, fields=tuple(fields.values()))
+    return msgspec.structs.replace(new, fields=tuple(fields.values()))
 
 
 def _conflict(what: str, path: str, before: Any, after: Any) -> RequestError:

@@ -14,13 +14,13 @@ Equality is that of the parts, as in Python: ``Term("n", 1) == Term("n", 1.0) ==
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 import numbers
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from quidditch_core.errors import QueryError
 
@@ -42,20 +42,23 @@ _INT32_MAX = 2**31 - 1
 _DOUBLE_BITS = 1024
 
 
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """Base of all queries. ``a & b``: both; ``a | b``: at least one; ``~a``: all documents but those of a."""
 
-    __slots__ = ()
+    @property
+    def children(self) -> tuple[Query, ...]:
+        """The queries that this one holds."""
+        return ()
 
     @property
     def depth(self) -> int:
         """Levels of nested queries, this one included."""
-        return 1
+        return 1 + max((child.depth for child in self.children), default=0)
 
     @property
     def leaves(self) -> int:
         """Queries in this tree that hold no other."""
-        return 1
+        return sum(child.leaves for child in self.children) or 1
 
     def __and__(self, other: Query) -> Bool:
         left, right = _conjunction(self), _conjunction(_operand(other, "&"))
@@ -81,35 +84,46 @@ class Query:
     def __repr__(self) -> str:
         """As it would be written: attributes that have their default are left out."""
         parts = []
-        for attribute in dataclasses.fields(self):  # type: ignore[arg-type]  # every query is a dataclass
-            if not attribute.init:
-                continue
-            value = getattr(self, attribute.name)
-            if attribute.default is dataclasses.MISSING:
+        for name, default in defaults(type(self)).items():
+            value = getattr(self, name)
+            if default is msgspec.NODEFAULT:
                 parts.append(repr(value))
-            elif value != attribute.default:
-                parts.append(f"{attribute.name}={value!r}")
+            elif value != default:
+                parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class MatchAll(Query):
+def defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The attributes of a query class, and what each is if it is not given (``msgspec.NODEFAULT``: it must be)."""
+    names, last = kind.__struct_fields__, kind.__struct_defaults__
+    return dict(zip(names, (*[msgspec.NODEFAULT] * (len(names) - len(last)), *last), strict=True))
+
+
+# Fields that are given by keyword stand in classes of their own, as msgspec wants it.
+
+
+class _Boosted(Query, frozen=True, kw_only=True):
+    boost: float = 1.0
+
+
+class MatchAll(_Boosted, frozen=True):
     """Every document; each scores ``boost``."""
 
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class MatchNone(Query):
+class MatchNone(Query, frozen=True):
     """No document."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Match(Query):
+class _MatchOptions(_Boosted, frozen=True, kw_only=True):
+    operator: str = "or"
+    minimum_should_match: int | None = None
+
+
+class Match(_MatchOptions, frozen=True):
     """Documents whose ``field`` holds the words of ``text``, which the field's search analyzer finds.
 
     ``operator``: ``or`` (any word) or ``and`` (all). ``minimum_should_match``: how many of the words at
@@ -118,10 +132,6 @@ class Match(Query):
 
     field: str
     text: str
-    _: KW_ONLY
-    operator: str = "or"
-    minimum_should_match: int | None = None
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -133,8 +143,11 @@ class Match(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class MatchPhrase(Query):
+class _MatchPhraseOptions(_Boosted, frozen=True, kw_only=True):
+    slop: int = 0
+
+
+class MatchPhrase(_MatchPhraseOptions, frozen=True):
     """Documents whose ``field`` holds the words of ``text`` in this order.
 
     ``slop``: how many positions the words may be moved in all (two to swap neighbours), as in Lucene.
@@ -142,9 +155,6 @@ class MatchPhrase(Query):
 
     field: str
     text: str
-    _: KW_ONLY
-    slop: int = 0
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -154,14 +164,11 @@ class MatchPhrase(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Term(Query):
+class Term(_Boosted, frozen=True):
     """Documents whose ``field`` holds exactly ``value``, which is not analysed."""
 
     field: str
     value: Value
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -171,14 +178,11 @@ class Term(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Terms(Query):
+class Terms(_Boosted, frozen=True):
     """Documents whose ``field`` holds at least one of ``values``; each scores ``boost``."""
 
     field: str
     values: tuple[Value, ...]
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -187,8 +191,15 @@ class Terms(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Range(Query):
+class _RangeOptions(_Boosted, frozen=True, kw_only=True):
+    gt: Value | None = None
+    gte: Value | None = None
+    lt: Value | None = None
+    lte: Value | None = None
+    format: str | None = None
+
+
+class Range(_RangeOptions, frozen=True):
     """Documents with a value of ``field`` between the bounds; without any bound, those that have the field.
 
     ``gt``/``lt`` exclude the bound, ``gte``/``lte`` include it. ``format``: how date bounds are written,
@@ -196,13 +207,6 @@ class Range(Query):
     """
 
     field: str
-    _: KW_ONLY
-    gt: Value | None = None
-    gte: Value | None = None
-    lt: Value | None = None
-    lte: Value | None = None
-    format: str | None = None
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -219,14 +223,11 @@ class Range(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Prefix(Query):
+class Prefix(_Boosted, frozen=True):
     """Documents with a term in ``field`` that begins with ``value``, which is not analysed."""
 
     field: str
     value: str
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -234,13 +235,10 @@ class Prefix(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Ids(Query):
+class Ids(_Boosted, frozen=True):
     """The documents with these ids, as far as they exist."""
 
     values: tuple[str, ...]
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         values = (self.values,) if isinstance(self.values, str) else _listed(self, "values", self.values)
@@ -253,21 +251,21 @@ class Ids(Query):
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Exists(Query):
+class Exists(_Boosted, frozen=True):
     """Documents that have a value in ``field``; an empty string is one."""
 
     field: str
-    _: KW_ONLY
-    boost: float = 1.0
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
         _set(self, "boost", _boost(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Bool(Query):
+class _BoolOptions(_Boosted, frozen=True, kw_only=True):
+    minimum_should_match: int | None = None
+
+
+class Bool(_BoolOptions, frozen=True):
     """Documents that match all of ``must`` and ``filter``, none of ``must_not`` and enough of ``should``.
 
     ``must`` and ``should`` score; ``filter`` and ``must_not`` do not. ``minimum_should_match`` says how many
@@ -279,55 +277,42 @@ class Bool(Query):
     should: tuple[Query, ...] = ()
     must_not: tuple[Query, ...] = ()
     filter: tuple[Query, ...] = ()
-    _: KW_ONLY
-    minimum_should_match: int | None = None
-    boost: float = 1.0
-    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
-    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("must", "should", "must_not", "filter"):
             _set(self, name, _clauses(self, name, getattr(self, name)))
         _check_minimum(self, self.minimum_should_match)
         _set(self, "boost", _boost(self))
-        _measure(self, self.must + self.should + self.must_not + self.filter)
+        _check_size(self)
 
     @property
-    def depth(self) -> int:
-        return self._depth
-
-    @property
-    def leaves(self) -> int:
-        return self._leaves
+    def children(self) -> tuple[Query, ...]:
+        return self.must + self.should + self.must_not + self.filter
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ConstantScore(Query):
+class ConstantScore(_Boosted, frozen=True):
     """The documents of ``filter``; each scores ``boost``."""
 
     filter: Query
-    _: KW_ONLY
-    boost: float = 1.0
-    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
-    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.filter, Query):
             raise _not_a_query(self, "filter", self.filter)
         _set(self, "boost", _boost(self))
-        _measure(self, (self.filter,))
+        _check_size(self)
 
     @property
-    def depth(self) -> int:
-        return self._depth
-
-    @property
-    def leaves(self) -> int:
-        return self._leaves
+    def children(self) -> tuple[Query, ...]:
+        return (self.filter,)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldValue:
+class _FieldValueOptions(msgspec.Struct, frozen=True, kw_only=True):
+    factor: float = 1.0
+    modifier: str = "none"
+    missing: float | None = None
+
+
+class FieldValue(_FieldValueOptions, frozen=True):
     """A function of ``FunctionScore``: the (least) value of a numeric field, times ``factor``, then ``modifier``.
 
     ``modifier``: none, log, log1p, log2p (to base 10), ln, ln1p, ln2p, square, sqrt or reciprocal. ``missing``: the
@@ -335,10 +320,6 @@ class FieldValue:
     """
 
     field: str
-    _: KW_ONLY
-    factor: float = 1.0
-    modifier: str = "none"
-    missing: float | None = None
 
     def __post_init__(self) -> None:
         _check_field(self, self.field)
@@ -348,17 +329,18 @@ class FieldValue:
             _set(self, "missing", _finite(self, "missing", self.missing))
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class _FunctionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    weight: float = 1.0
+    filter: Query | None = None
+
+
+class Function(_FunctionOptions, frozen=True):
     """One function of ``FunctionScore``: a scorer (or its name) or a FieldValue (None: 1), times ``weight``.
 
     ``filter``: the documents that it is for.
     """
 
     value: str | FieldValue | None = None
-    _: KW_ONLY
-    weight: float = 1.0
-    filter: Query | None = None
 
     def __post_init__(self) -> None:
         if self.value is not None and not isinstance(self.value, FieldValue):
@@ -368,8 +350,11 @@ class Function:
             raise _not_a_query(self, "filter", self.filter)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ScriptScore(Query):
+class _ScriptScoreOptions(_Boosted, frozen=True, kw_only=True):
+    min_score: float | None = None
+
+
+class ScriptScore(_ScriptScoreOptions, frozen=True):
     """The documents of ``query``, scored by a function that ``@qc.scorer`` registered (or its name).
 
     Documents that score less than ``min_score`` do not match.
@@ -377,11 +362,6 @@ class ScriptScore(Query):
 
     query: Query
     scorer: str
-    _: KW_ONLY
-    min_score: float | None = None
-    boost: float = 1.0
-    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
-    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, Query):
@@ -390,19 +370,21 @@ class ScriptScore(Query):
         if self.min_score is not None:
             _set(self, "min_score", _finite(self, "min_score", self.min_score))
         _set(self, "boost", _boost(self))
-        _measure(self, (self.query,))
+        _check_size(self)
 
     @property
-    def depth(self) -> int:
-        return self._depth
-
-    @property
-    def leaves(self) -> int:
-        return self._leaves
+    def children(self) -> tuple[Query, ...]:
+        return (self.query,)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class FunctionScore(Query):
+class _FunctionScoreOptions(_Boosted, frozen=True, kw_only=True):
+    score_mode: str = "multiply"
+    boost_mode: str = "multiply"
+    max_boost: float = _FLOAT32_MAX
+    min_score: float | None = None
+
+
+class FunctionScore(_FunctionScoreOptions, frozen=True):
     """The documents of ``query``, whose score is combined with ``functions``: scorers, FieldValues or Functions.
 
     ``score_mode`` makes one number of several functions (1 where none applies): multiply, sum, avg, first, max or min.
@@ -412,14 +394,6 @@ class FunctionScore(Query):
 
     query: Query
     functions: tuple[Function, ...]
-    _: KW_ONLY
-    score_mode: str = "multiply"
-    boost_mode: str = "multiply"
-    max_boost: float = _FLOAT32_MAX
-    min_score: float | None = None
-    boost: float = 1.0
-    _depth: int = dataclasses.field(init=False, repr=False, compare=False)
-    _leaves: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, Query):
@@ -436,15 +410,11 @@ class FunctionScore(Query):
         if self.min_score is not None:
             _set(self, "min_score", _finite(self, "min_score", self.min_score))
         _set(self, "boost", _boost(self))
-        _measure(self, (self.query, *(each.filter for each in functions if each.filter is not None)))
+        _check_size(self)
 
     @property
-    def depth(self) -> int:
-        return self._depth
-
-    @property
-    def leaves(self) -> int:
-        return self._leaves
+    def children(self) -> tuple[Query, ...]:
+        return (self.query, *(each.filter for each in self.functions if each.filter is not None))
 
 
 # Composition. A Bool is taken apart only where its clauses mean and score the same one level up.
@@ -484,7 +454,7 @@ def _alternatives(query: Query) -> tuple[Query, ...]:
 
 
 def _set(query: Any, name: str, value: Any) -> None:
-    object.__setattr__(query, name, value)
+    msgspec.structs.force_setattr(query, name, value)
 
 
 def _wrong(
@@ -610,15 +580,13 @@ def _clauses(query: Query, name: str, value: Any) -> tuple[Query, ...]:
     return tuple(value)
 
 
-def _measure(query: Query, children: tuple[Query, ...]) -> None:
-    """Note depth and size at construction: nothing that walks a query can then run away."""
-    depth = 1 + max((child.depth for child in children), default=0)
-    leaves = sum(child.leaves for child in children) or 1
+def _check_size(query: Query) -> None:
+    """Bounds at construction: nothing that walks a query can then run away."""
+    depth = query.depth
+    leaves = query.leaves
     if depth > MAX_DEPTH:
         raise QueryError("queries are nested too deep", found=depth, expected=f"at most {MAX_DEPTH} levels")
     if leaves > MAX_CLAUSES:
         raise QueryError(
             "too many clauses", found=leaves, expected=f"at most {MAX_CLAUSES}", fix="use terms or ids"
         )
-    _set(query, "_depth", depth)
-    _set(query, "_leaves", leaves)

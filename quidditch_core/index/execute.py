@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..segment import Segment, TermInfo, address, bit_count, bitmap_of, bitmap_words, docs_of, full_bitmap
-from . import bm25, columns, filters, functions, ids, postings
+from . import bm25, columns, filters, ids, postings
 from .kernels import boolean as kernel
 from .kernels import phrase as phrase_kernel
 from .plan import (
@@ -231,6 +231,8 @@ def _bm25(
 
 
 def _rescored(plan: ScorePlan, segment: Segment, live: Bitmap | None) -> Scored:
+    from . import functions  # few searches need them
+
     docs, scores = scored(plan.plan, segment, live)
     members = [None if each.filter is None else columns.has(_filter(each.filter, segment), docs)
                for each in plan.functions]

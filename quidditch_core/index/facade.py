@@ -38,7 +38,7 @@ from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
 from ..tiering.local import LocalTier
-from . import ids, incoming, inputs, store
+from . import ids, incoming, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
@@ -251,6 +251,8 @@ class Index:
         Raises DocumentError for what holds no documents, StorageError where reading a file fails; what was read
         before is indexed.
         """
+        from . import inputs
+
         started = time.perf_counter()
         self._writable()
         if not isinstance(id, str | None):

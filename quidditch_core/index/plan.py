@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,11 +19,13 @@ from .. import query as q
 from ..analysis import get_analyzer
 from ..errors import QueryError, nearest
 from ..mapping import BadValue, FieldType
-from ..scoring import Scorer, scorer_named
 from . import bm25
 from .columns import float_codes
 from .ids import id_hash
 from .view import View
+
+if TYPE_CHECKING:
+    from ..scoring import Scorer
 
 ONE = np.float32(1)
 
@@ -384,6 +386,8 @@ class _Planner:
             return FunctionPlan(None, function.value, (field,), function.weight, accept, path)
         if function.value is None:
             return FunctionPlan(None, None, (), function.weight, accept, path)
+        from ..scoring import scorer_named
+
         path = path if path.endswith("script_score") else f"{path}.script_score"
         scorer = scorer_named(function.value, f"{path}.script.source")
         fields = tuple(self._scoring_field(each.name, f"{path}.script.source", integer=each.integer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from functools import lru_cache
@@ -216,7 +215,7 @@ def _request(
     if isinstance(query_or_body, q.Query):
         return SearchRequest(query_or_body, **changes)
     request = parse_body(query_or_body)
-    return dataclasses.replace(request, **changes) if changes else request
+    return msgspec.structs.replace(request, **changes) if changes else request
 
 
 def _query(query: q.Query | dict[str, Any] | None) -> q.Query:
