@@ -6,9 +6,12 @@
     def boosted(score, popularity=0.0):
         return score * (1 + popularity / 100)
 
-A query names the function; a request can never carry code. Numba compiles the function and what it calls to one loop
-over a block of documents, when it is defined, so that whatever is wrong with it is told there; the code is kept in
-the private cache of ``jit``. ``QUIDDITCH_KERNELS=numpy`` calls the function itself.
+A query names the function; a request can never carry code. All documents that match are scored, unless the function
+says what it can make of a score at most (``upper_bound``): then the best ones by the query's own score are tried first.
+
+Numba compiles the function and what it calls to one loop over a block of documents, when it is defined, so that
+whatever is wrong with it is told there; the code is kept in the private cache of ``jit``. ``QUIDDITCH_KERNELS=numpy``
+calls the function itself.
 """
 
 from __future__ import annotations
@@ -65,9 +68,12 @@ class Parameter(NamedTuple):
 class Scorer:
     """A function that :func:`scorer` compiled. Calling it calls the Python function."""
 
-    def __init__(self, function: types.FunctionType, name: str) -> None:
+    def __init__(
+        self, function: types.FunctionType, name: str, upper_bound: Callable[[float], float] | None = None,
+    ) -> None:
         self.name = name
         self.function = function
+        self.upper_bound = upper_bound
         self.__doc__ = function.__doc__
         self.parameters = _parameters(function, name)
         self._call = _compiled(self)
@@ -103,21 +109,30 @@ def scorer(function: Callable[..., Any], /) -> Scorer: ...
 
 
 @overload
-def scorer(*, name: str) -> Callable[[Callable[..., Any]], Scorer]: ...
+def scorer(
+    *, name: str | None = None, upper_bound: Callable[[float], float] | None = None,
+) -> Callable[[Callable[..., Any]], Scorer]: ...
 
 
-def scorer(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+def scorer(
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None,
+    upper_bound: Callable[[float], float] | None = None,
+) -> Any:
     """Compile a function that scores documents, and let queries name it. Use it as a decorator.
 
     The first parameter is ``score``, the score so far; each other one is a numeric, boolean or date field, dots written
     as ``__``: a float, or an int where it is annotated so (dates are ms since 1970; of several values, the least). A
     default stands for a missing value. The result is rounded to float32, and must be finite and not negative.
 
+    ``upper_bound`` of a number is the most that the function gives to any document whose score is at most that number;
+    it never falls as the number rises: ``lambda score: 2 * score``. A ``script_score`` then leaves out documents that
+    cannot be among the hits.
+
     A function of the same module may be defined again, and replaces the former. Raises ScorerError.
     """
     if function is None:
-        return functools.partial(_register, name=name)
-    return _register(function, name)
+        return functools.partial(_register, name=name, upper_bound=upper_bound)
+    return _register(function, name, upper_bound)
 
 
 _scorers: dict[str, Scorer] = {}
@@ -133,7 +148,7 @@ def scorer_named(name: str, path: str) -> Scorer:
     return found
 
 
-def _register(function: Any, name: str | None) -> Scorer:
+def _register(function: Any, name: str | None, upper_bound: Callable[[float], float] | None = None) -> Scorer:
     if not isinstance(function, types.FunctionType):
         raise ScorerError("not a Python function", path=name, found=function, expected="a function")
     name = function.__name__ if name is None else name
@@ -143,8 +158,20 @@ def _register(function: Any, name: str | None) -> Scorer:
     if known is not None and known.function.__module__ != function.__module__:
         raise ScorerError("another module has a scorer of this name", path=name, found=known.function.__module__,
                           expected="a name of its own", fix='write @qc.scorer(name="...")')
-    made = _scorers[name] = Scorer(function, name)
+    if upper_bound is not None:
+        _check_bound(upper_bound, name)
+    made = _scorers[name] = Scorer(function, name, upper_bound)
     return made
+
+
+def _check_bound(bound: Any, name: str) -> None:
+    at = f"{name}.upper_bound"
+    if not callable(bound):
+        raise ScorerError("the bound is not a function", path=at, found=bound, expected="a function of a score")
+    few, many = bound(0.5), bound(50.0)
+    if not all(isinstance(each, int | float) and math.isfinite(each) for each in (few, many)) or few > many:
+        raise ScorerError("the bound is no bound", path=at, found=f"{few!r} for 0.5, {many!r} for 50.0",
+                          expected="a finite number, which does not fall as the score rises")
 
 
 # --- what a function may be ------------------------------------------------------------------------------------

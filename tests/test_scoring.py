@@ -366,3 +366,69 @@ def test_bodies_that_are_refused(path: str, query: dict[str, Any], error: type[R
     with pytest.raises(error) as caught:
         dsl.parse_body({"query": query})
     assert caught.value.path == path
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------
+
+
+def within_double(score, quality):  # type: ignore[no-untyped-def]
+    return score * (1 + quality)
+
+
+bounded = qc.scorer(name="bounded", upper_bound=lambda score: 2 * score)(within_double)
+unbounded = qc.scorer(name="unbounded")(within_double)
+lying = qc.scorer(name="lying", upper_bound=lambda score: 1.1 * score)(within_double)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qc.Index]:
+    """20,000 documents of many lengths in three segments, 5 % deleted."""
+    random = np.random.default_rng(5)
+    mapping = {"properties": {"body": {"type": "text"}, "quality": {"type": "double"}, "n": {"type": "integer"}}}
+    words = np.array(["sea", "ship", "whale", "rope", "sail", "wind"])
+    chance = np.array([0.4, 0.3, 0.15, 0.08, 0.05, 0.02])
+    with qc.create(tmp_path_factory.mktemp("bounded") / "index", mapping, settings={"refresh_interval": "-1"}) as index:
+        for first in (0, 9_000, 15_000):
+            index.bulk(({"id": str(n), "body": " ".join(random.choice(words, random.integers(1, 30), p=chance)),
+                         "quality": float(random.random()), "n": n} for n in range(first, first + 5_000)), id="id")
+            index.flush()
+        for n in range(0, 20_000, 20):
+            index.delete(str(n))
+        index.refresh()
+        yield index
+
+
+INNER = [
+    q.Match("body", "wind rope"), q.Match("body", "sail wind", operator="and"), q.Term("body", "whale"),
+    q.Match("body", "sea ship whale"), q.MatchPhrase("body", "sea ship"), q.Match("body", "nowhere"),
+    q.Match("body", "wind sail") & q.Range("n", gte=3_000), q.MatchAll(), q.Bool(filter=[q.Term("body", "wind")]),
+]
+
+
+@given(st.sampled_from(INNER), st.sampled_from([1, 3, 10, 50, 200]), st.sampled_from([0, 0, 4]),
+       st.sampled_from([1.0, 0.3]), st.booleans())
+def test_a_bound_changes_no_answer(
+    many: qc.Index, inner: q.Query, size: int, from_: int, boost: float, total: bool,
+) -> None:
+    results = [many.search(q.ScriptScore(inner, name, boost=boost), size=size, from_=from_, track_total_hits=total)
+               for name in ("bounded", "unbounded")]
+    assert [(hit.id, hit.score) for hit in results[0]] == [(hit.id, hit.score) for hit in results[1]]
+    assert results[0].total == results[1].total
+    assert results[0].max_score == results[1].max_score
+
+
+def test_a_bound_leaves_documents_out(many: qc.Index) -> None:
+    found = many.search(q.ScriptScore(q.Match("body", "wind rope"), bounded), size=3, profile=True)  # type: ignore[arg-type]
+    assert found.profile is not None
+    assert found.profile.path == "bounded"
+
+
+def test_a_bound_that_does_not_hold_is_noticed(many: qc.Index) -> None:
+    with pytest.raises(QueryError, match="more than its upper bound"):
+        many.search(q.ScriptScore(q.Match("body", "wind rope"), lying), size=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bound", [3, lambda score: -score, lambda score: "much", lambda score: math.inf])
+def test_what_is_no_bound(bound: Any) -> None:
+    with pytest.raises(ScorerError, match="bound"):
+        qc.scorer(name="unbound", upper_bound=bound)(within_double)

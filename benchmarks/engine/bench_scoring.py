@@ -24,9 +24,15 @@ def cheaper(score, price=20.0, year: int = 2000):  # type: ignore[no-untyped-def
     return score * 50 / (price + 50) + (year - 1950) / 100
 
 
+@qc.scorer(upper_bound=lambda score: score)
+def cheaper_alone(score, price=20.0):  # type: ignore[no-untyped-def]
+    return score * 50 / (price + 50)
+
+
 QUERIES: dict[str, q.Query] = {
     "every": q.ScriptScore(q.MatchAll(), cheaper),  # type: ignore[arg-type]
     "term-common": q.ScriptScore(COMMON, cheaper),  # type: ignore[arg-type]
+    "bounded": q.ScriptScore(COMMON, cheaper_alone),  # type: ignore[arg-type]
     "field-value": q.FunctionScore(COMMON, q.FieldValue("price", modifier="log1p")),  # type: ignore[arg-type]
 }
 

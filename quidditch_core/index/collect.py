@@ -20,7 +20,7 @@ from ..segment import Segment, bit_count, docs_of, full_bitmap
 from . import columns, postings
 from .best import Prepared
 from .execute import bitmap, count, scored, top
-from .plan import AllPlan, NothingPlan, Plan
+from .plan import AllPlan, NothingPlan, Plan, ScorePlan
 from .view import View
 
 SCORE, DOC = "_score", "_doc"
@@ -38,11 +38,14 @@ class Row(NamedTuple):
 class Page:
     """The rows asked for, how many documents match in all, and the best score (None if sorted by keys)."""
 
-    __slots__ = ("found", "max_score", "rows")
+    __slots__ = ("found", "max_score", "path", "rows")
 
-    def __init__(self, rows: list[Row], found: int, max_score: float | np.float32 | None) -> None:
+    def __init__(
+        self, rows: list[Row], found: int, max_score: float | np.float32 | None, path: str = "exhaustive",
+    ) -> None:
         self.rows = rows
         self.found = found
+        self.path = path
         self.max_score = None if max_score is None else float(max_score)
 
     def __len__(self) -> int:
@@ -129,6 +132,12 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
         return Page([], 0, None)
     if request.size == 0:
         return Page([], count_all(plan, view), None)
+    if isinstance(plan, ScorePlan) and plan.bounded is not None:
+        from .bounded import best
+
+        bounded = best(plan, plan.bounded, view, request, show_sort=show_sort)
+        if bounded is not None:
+            return bounded
     parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]
     found = sum(part.found for part in parts)
     if len(parts) == 1:

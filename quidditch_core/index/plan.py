@@ -160,6 +160,17 @@ class ScorePlan(Plan, frozen=True, eq=False):
     boost: np.float32
     path: str
 
+    @property
+    def bounded(self) -> Scorer | None:
+        """The scorer that alone makes the score, if it says how great that can be."""
+        function = self.functions[0]
+        scorer = function.scorer
+        if (scorer is None or scorer.upper_bound is None or len(self.functions) > 1 or self.boost_mode != "replace"
+                or self.max_boost != math.inf or self.min_score is not None or function.filter is not None
+                or function.weight != 1):
+            return None
+        return scorer
+
 
 def plan(query: q.Query, view: View) -> Plan:
     """Bind ``query`` to ``view``. Raises QueryError where a value does not fit its field."""

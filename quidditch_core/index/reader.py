@@ -119,6 +119,7 @@ class Reader:
         if request.profile:
             times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
             result.profile = _profile(view, last_work() if pruned and request.size else None,
+                                      "exhaustive" if isinstance(page, BestPage) else page.path,
                                       None if request.track_total_hits is False else page.found, times)
         return result
 
@@ -179,10 +180,12 @@ class Reader:
         self.close()
 
 
-def _profile(view: View, work: Work | None, found: int | None, times: tuple[float, float, float]) -> Profile:
+def _profile(
+    view: View, work: Work | None, path: str, found: int | None, times: tuple[float, float, float],
+) -> Profile:
     ranges = sum(-(-leaf.segment.docs // 256) for leaf in view.leaves)
     if work is None:
-        return Profile("exhaustive", len(view.leaves), ranges, None, None, None, found, *times)
+        return Profile(path, len(view.leaves), ranges, None, None, None, found, *times)
     return Profile(work.path, len(view.leaves), ranges, work.blocks, work.postings, work.ranges, found, *times)
 
 
