@@ -231,6 +231,10 @@ def _as(key: str, kind: Kind, *, static: bool = False) -> dict[str, Any]:
     return {"key": key, "kind": kind, "static": static}
 
 
+MAX_SLICES: Final = 64
+"""Threads of one search."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one index, validated: SettingsError names the setting, what was found and what fits.
@@ -279,6 +283,10 @@ class Settings:
         metadata=_as("cluster.routing.allocation.disk.watermark.flood_stage", Mark()),
     )
     """Refuse writes."""
+    search_slices: int = field(
+        default=1, metadata=_as("index.search.concurrent.max_slice_count", Integer(1, MAX_SLICES))
+    )
+    """Threads that one search may use, each for some of the segments."""
     index_buffer_size: int = field(
         default=2**28, metadata=_as("indices.memory.index_buffer_size", Bytes())
     )

@@ -20,10 +20,16 @@ from numpy.typing import NDArray
 
 import quidditch_core as qc
 from quidditch_core import query as q
-from quidditch_core.index import best, execute, profiles
+from quidditch_core.index import best, execute, profiles, slices
 from quidditch_core.index.kernels import count, intersection, profile, union
 from quidditch_core.index.plan import plan
 from quidditch_core.index.view import View
+
+
+@qc.scorer
+def best_of(score, n: int = 0):  # type: ignore[no-untyped-def]
+    return score + n
+
 
 KERNELS = (union.union, intersection.intersection, count.count_union, profile.profile)
 DEPTHS = (1, 2, 10, 37, 100, 1000, 3000, 100_000)
@@ -37,13 +43,14 @@ def vocabulary(size: int) -> list[str]:
     return [letters[i % 26] + letters[i // 26 % 26] + letters[i // 676] for i in range(size)]
 
 
-def write(path: Path, seed: int, *, segments: tuple[int, ...], deleted: float) -> Any:
+def write(path: Path, seed: int, *, segments: tuple[int, ...], deleted: float, slices: int = 1) -> Any:
     """An index of random texts whose words are as unequal as real ones, with phrases that recur."""
     rng = random.Random(seed)
     words = vocabulary(600)
     weights = [1 / (rank + 1.5) for rank in range(len(words))]
     phrases = [rng.choices(words, weights, k=rng.randint(2, 4)) for _ in range(30)]
-    index = qc.create(path, MAPPING, settings={"index.refresh_interval": -1})
+    index = qc.create(path, MAPPING, settings={
+        "index.refresh_interval": -1, "index.search.concurrent.max_slice_count": slices})
     number = 0
     for size in segments:
         docs = []
@@ -148,6 +155,37 @@ def test_pruned_is_exhaustive(
             asked += 1
             if asked == (1500 if path_of_kernels == "compiled" else 150):
                 break
+
+
+def test_several_threads_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "COST", 0)
+    segments = (900, 20, 1500, 300, 1)
+    with write(tmp_path / "index", 7, segments=segments, deleted=0.05, slices=3) as index, index.reader() as reader:
+        view = reader.view
+        assert sorted(map(len, slices.groups(view))) == [1, 1, 3]
+        texts = [hit.source["text"] for hit in index.search(size=200).hits]
+        rng = random.Random(8)
+        for query, _ in zip(queries(rng, texts), range(400), strict=False):
+            if best.prepare(plan(query, view), view) is not None:
+                limit = rng.choice(DEPTHS)
+                assert pruned(query, view, limit) == exhaustive(query, view, limit), (query, limit)
+        half = q.ScriptScore(q.Match("text", "a b"), best_of.name) | q.Prefix("text", "a")
+        found = index.search(half, size=50, profile=True)
+        assert [(hit.score, hit.id) for hit in found] == [
+            (score, ids[number]) for ids in [[id for leaf in reader.layout() for id, _, _ in leaf]]
+            for score, number in exhaustive(half, view, 50)[0]]
+        work = index.search(q.Match("text", " ".join(vocabulary(3))), profile=True).profile
+        assert work is not None
+        assert work.path == "union"
+        assert work.postings
+
+
+def test_what_a_thread_raises_reaches_the_search() -> None:
+    with pytest.raises(ZeroDivisionError):
+        slices.each(lambda number: 1 // number, [1, 0, 2])
+    with pytest.raises(ZeroDivisionError):
+        slices.each(lambda number: 1 // number, [0, 1, 2])
+    assert slices.each(lambda number: -number, [1, 2, 3]) == [-1, -2, -3]
 
 
 def test_a_profile_outlives_deletions_and_growth(tmp_path: Path) -> None:

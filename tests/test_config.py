@@ -49,6 +49,7 @@ def settings(draw: st.DrawFn) -> Settings:
         max_result_window=draw(st.integers(1, 2**31 - 1)),
         disk_watermark_low=low, disk_watermark_high=high, disk_watermark_flood_stage=flood,
         index_buffer_size=draw(sizes),
+        search_slices=draw(st.integers(1, 64)),
     )
 
 
@@ -57,7 +58,7 @@ def test_defaults_are_opensearchs() -> None:
         "index": {
             "refresh_interval": "1s", "codec": "default", "number_of_shards": "1", "number_of_replicas": "0",
             "translog": {"durability": "request", "sync_interval": "5s", "flush_threshold_size": "512mb"},
-            "max_result_window": "10000",
+            "max_result_window": "10000", "search": {"concurrent": {"max_slice_count": "1"}},
         },
         "cluster": {"routing": {"allocation": {"disk": {"watermark": {
             "low": "85%", "high": "90%", "flood_stage": "95%"}}}}},

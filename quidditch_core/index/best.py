@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from .. import query as q
 from ..jit import Kernel
 from ..segment import Segment, address, bitmap_words
-from . import postings, profiles
+from . import postings, profiles, slices
 from .execute import accepted
 from .kernels import collector, count, intersection, union
 from .kernels.lists import K_SLOTS
@@ -111,11 +112,12 @@ _NOTHING = Shape((), ())
 class Prepared:
     """A query that the kernels can run on a view. What does not change between searches is made once."""
 
-    __slots__ = ("_accepted", "_calls", "_view", "shape")
+    __slots__ = ("_accepted", "_calls", "_leaves", "_view", "shape")
 
-    def __init__(self, shape: Shape, view: View) -> None:
+    def __init__(self, shape: Shape, view: View, leaves: Sequence[int] | None = None) -> None:
         self.shape = shape
         self._view = view
+        self._leaves = range(len(view.leaves)) if leaves is None else leaves
         self._calls: dict[int, _Described] = {}
         self._accepted: dict[int, NDArray[np.uint64] | None] = {}
 
@@ -150,7 +152,8 @@ class Prepared:
     def number(self) -> int | None:
         """How many live documents match; None as of :meth:`best`."""
         required, optional, phrase, filters = self.shape
-        if filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions:
+        if (filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions
+                and len(self._leaves) == len(self._view.leaves)):
             term = (required or optional)[0]
             return self._view.document_frequency(term.field, term.term)
         call = self._calls.get(intersection.COUNT)
@@ -195,7 +198,8 @@ class Prepared:
         keep: list[object] = [bound]
         text: list[bytes] = []
         most = docs = last = 0
-        for at, leaf in enumerate(view.leaves):
+        for at in self._leaves:
+            leaf = view.leaves[at]
             mine = [found for each in clauses if (found := each[at]) is not None]
             if not mine or (len(mine) < len(clauses) and None in [each[at] for each in clauses[:needed]]):
                 continue
@@ -225,15 +229,65 @@ class Prepared:
         return _Described(most, docs, any_, path, address(descriptors), view.leaves[0].segment, keep)
 
 
-def prepare(bound: Plan, view: View) -> Prepared | None:
+class Sliced:
+    """A `Prepared` query for each of some groups of segments, run by as many threads."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[Prepared]) -> None:
+        self._parts = parts
+
+    def best(self, limit: int) -> NDArray[np.int64] | None:
+        return self.best_and_number(limit, number=False)[0]
+
+    def best_and_number(self, limit: int, *, number: bool = True) -> tuple[NDArray[np.int64] | None, int | None]:
+        def search(part: Prepared) -> tuple[NDArray[np.int64] | None, int | None, Work]:
+            keys, found = part.best_and_number(limit) if number else (part.best(limit), 0)
+            return keys, found, last_work()
+
+        keys: list[NDArray[np.int64]] = []
+        total = 0
+        done = Work("", 0, 0, 0)
+        for best, found, work in slices.each(search, self._parts):
+            if best is None or found is None:
+                return None, None
+            keys.append(best)
+            total += found
+            done = Work(work.path, *(one + other for one, other in zip(done[1:], work[1:], strict=True)))
+        local = _local.work
+        local.grow_out(collector.collector_bytes(limit))
+        local.path, local.out[collector.O_BLOCKS : collector.O_RANGES + 1] = done.path, done[1:]
+        return -np.sort(-np.concatenate(keys))[:limit], total
+
+    def number(self) -> int | None:
+        numbers = slices.each(Prepared.number, self._parts)
+        return None if None in numbers else sum(filter(None, numbers))
+
+    def at_least(self) -> int:
+        return self._parts[0].at_least()
+
+
+def prepare(bound: Plan, view: View) -> Prepared | Sliced | None:
     """A plan for the kernels of this module; None if they cannot run it."""
     if type(bound) is NothingPlan:
         return Prepared(_NOTHING, view)
     shape = shape_of(bound)
-    return None if shape is None else Prepared(shape, view)
+    if shape is None:
+        return None
+    groups = slices.groups(view) if view.settings.search_slices > 1 else []
+    if len(groups) < 2:
+        return Prepared(shape, view)
+    terms = [(term.field, term.term) for term in (*shape.required, *shape.optional)]
+    if shape.phrase is not None:
+        terms = [(shape.phrase.field, term) for term, _ in shape.phrase.terms]
+    if sum(view.document_frequency(*term) for term in terms) < slices.COST:
+        return Prepared(shape, view)
+    for term in terms:
+        view.bound(*term, positions=shape.phrase is not None)  # here, lest each thread does it for all segments
+    return Sliced([Prepared(shape, view, group) for group in groups])
 
 
-def prepared(query: q.Query, view: View) -> Prepared | None:
+def prepared(query: q.Query, view: View) -> Prepared | Sliced | None:
     """``query`` for the kernels. A simple query that was asked of this view before is not planned again.
 
     Equal queries may differ in what they find (1 and True are equal), so only strings are remembered.
@@ -248,7 +302,7 @@ def prepared(query: q.Query, view: View) -> Prepared | None:
     else:
         return prepare(plan(query, view), view)
     view.let_go()
-    known: Prepared | None = view.prepared.get(key)
+    known: Prepared | Sliced | None = view.prepared.get(key)
     if known is None:
         known = prepare(plan(query, view), view)
         if known is not None:

@@ -6,6 +6,7 @@ broken by (position of the segment, document), so that a page is the same every 
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from typing import Any, NamedTuple
 
@@ -17,9 +18,9 @@ from ..dsl import SearchRequest, SortKey
 from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, bit_count, docs_of, full_bitmap
-from . import columns, postings
-from .best import Prepared
-from .execute import bitmap, count, scored, top
+from . import columns, postings, slices
+from .best import Prepared, Sliced
+from .execute import Top, bitmap, count, scored, top
 from .plan import AllPlan, NothingPlan, Plan, ScorePlan
 from .view import View
 
@@ -100,7 +101,7 @@ def count_all(plan: Plan, view: View) -> int:
     return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
 
 
-def collect_best(query: Prepared, view: View, request: SearchRequest) -> BestPage | None:
+def collect_best(query: Prepared | Sliced, view: View, request: SearchRequest) -> BestPage | None:
     """The page of a request that sorts by score, from the pruned kernels; None if they cannot tell."""
     found: int | None
     track = request.track_total_hits
@@ -138,7 +139,13 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
         bounded = best(plan, plan.bounded, view, request, show_sort=show_sort)
         if bounded is not None:
             return bounded
-    parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]
+    groups = slices.groups(view)
+
+    def search(group: list[int]) -> list[Top]:
+        return [top(plan, view.leaves[at].segment, view.leaves[at].live, size) for at in group]
+
+    by_leaf = sorted(zip(itertools.chain(*groups), itertools.chain(*slices.each(search, groups)), strict=True))
+    parts = [part for _, part in by_leaf]
     found = sum(part.found for part in parts)
     if len(parts) == 1:
         docs, scores = parts[0].docs, parts[0].scores
