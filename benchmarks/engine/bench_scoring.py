@@ -1,22 +1,29 @@
 """Scoring every match by a function: compiled, and as the Python loop that it replaces.
 
-``python -m benchmarks.engine.bench_scoring`` prints both for 1,000,000 documents, and their ratio.
+``python -m benchmarks.engine.bench_scoring`` prints both for 1,000,000 documents, their ratio, and what a Lucene
+expression takes for the same where Java and Maven are there.
 """
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import quidditch_core as qc
+from benchmarks.compare.engine import Unavailable
+from benchmarks.compare.engines.lucene import Rival as Lucene
 from benchmarks.conftest import word
 from quidditch_core import query as q
 
 COMMON = q.Term("text", word(2))
+EXPRESSION = "_score * 50 / (price + 50) + (year - 1950) / 100"
+"""``cheaper`` in Lucene's language."""
 
 
 @qc.scorer
@@ -67,9 +74,23 @@ def main(documents: int = 1_000_000, rounds: int = 7) -> None:
             loops.append(time.perf_counter() - searched)
             searches.append(searched - started)
             assert [hit.score for hit in found] == [float(np.float32(score)) for score in best]
+        theirs = lucene(Path(directory) / "lucene", rows, rounds, best)
     searched, looped = float(np.median(searches)), float(np.median(loops))
     print(f"{documents:,} documents: search {searched * 1e3:.1f} ms ({searched / documents * 1e9:.1f} ns a document), "
-          f"Python loop {looped * 1e3:.0f} ms, {looped / searched:.0f} times as long")
+          f"Python loop {looped * 1e3:.0f} ms, {looped / searched:.0f} times as long; {theirs}")
+
+
+def lucene(path: Path, rows: list[tuple[float, int]], rounds: int, best: list[float]) -> str:
+    """What a Lucene expression takes, once its answer is known to be ours."""
+    try:
+        Lucene.check()
+    except Unavailable as reason:
+        return f"no Lucene: {reason}"
+    program = [*Lucene.program("Expressions"), str(path), EXPRESSION, str(rounds)]
+    documents = "".join(f"{price!r}\t{year}\n" for price, year in rows)
+    lines = subprocess.run(program, input=documents, capture_output=True, text=True, check=True).stdout.split()
+    assert [float(np.float32(line)) for line in lines[rounds:]] == [float(np.float32(score)) for score in best]
+    return f"a Lucene expression {np.median([float(line) for line in lines[:rounds]]):.1f} ms"
 
 
 if __name__ == "__main__":

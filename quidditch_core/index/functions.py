@@ -58,6 +58,8 @@ def _factor(
     plan: ScorePlan, segment: Segment, docs: NDArray[np.uint32], scores: F32, members: Sequence[Mask | None],
 ) -> F64:
     """What the functions make together, float64 [n]; 1 where none applies."""
+    if len(plan.functions) == 1 and members[0] is None and plan.functions[0].weight == 1:
+        return value(plan.functions[0], segment, docs, scores)  # what every mode makes of it
     mode = plan.score_mode
     total = np.full(docs.size, {"max": -np.inf, "min": np.inf, "sum": 0, "avg": 0}.get(mode, 1), np.float64)
     weights = np.zeros(docs.size)

@@ -31,22 +31,26 @@ class Rival(Outside):
             raise Unavailable("mvn, which fetches Lucene's jars, is not installed")
         target, ten = _target(java), java >= 21
         sources = sorted([*(HERE / "src").glob("*.java"), *(HERE / ("src10" if ten else "src9")).glob("*.java")])
-        if not (target / "jars").is_dir():
+        jars, named = target / "jars", HERE / "pom.xml"
+        if not jars.is_dir() or jars.stat().st_mtime < named.stat().st_mtime:
             fresh = target / f"jars-{os.getpid()}"
-            _run(["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies",
-                  f"-DoutputDirectory={fresh}", *([] if ten else [f"-Dlucene.version={OLDER}"])])
-            fresh.rename(target / "jars")
+            older = [f"-D{part}.version={OLDER}" for part in ("lucene", "lucene.expressions")]
+            _run(["mvn", "-q", "-B", "-f", str(named), "dependency:copy-dependencies",
+                  f"-DoutputDirectory={fresh}", *([] if ten else older)])
+            shutil.rmtree(jars, ignore_errors=True)
+            fresh.rename(jars)
+            jars.touch()
         built = target / "classes" / "Rival.class"
         if not built.exists() or built.stat().st_mtime < max(source.stat().st_mtime for source in sources):
             _run([str(home / "bin" / "javac"), "-d", str(target / "classes"), "-cp", f"{target}/jars/*",
                   *map(str, sources)])
 
     @classmethod
-    def program(cls) -> list[str]:
+    def program(cls, name: str = "Rival") -> list[str]:
         java, home = newest_jdk()
         target = _target(java)
         return [str(home / "bin" / "java"), "-Xmx6g", "-XX:+UseSerialGC", "--add-modules=jdk.incubator.vector",
-                "--enable-native-access=ALL-UNNAMED", "-cp", f"{target}/classes:{target}/jars/*", "Rival"]
+                "--enable-native-access=ALL-UNNAMED", "-cp", f"{target}/classes:{target}/jars/*", name]
 
 
 def newest_jdk() -> tuple[int, Path]:
