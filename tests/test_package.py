@@ -17,7 +17,8 @@ import pytest
 from test_layout import PACKAGE, read_imports
 
 HEAVY = {"numba", "llvmlite", "s3fs", "fsspec", "lmdb", "pandas", "pyarrow", "tqdm", "typer"}
-COMES_WITH = {"llvmlite": "numba"}  # numba pins its own llvmlite, so that no second pin of ours can be right
+# Numba pins its own llvmlite, so that no second pin of ours can be right.
+COMES_WITH = {"llvmlite": "numba", "prometheus_client": "prometheus-client"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_what_is_imported_is_what_is_declared(root: Path, project: dict[str, Any
 
 def test_the_extra_all_has_what_users_need(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    assert set(extras) == {"s3", "arrow", "cli", "jit", "dev", "bench", "all"}
+    assert set(extras) == {"s3", "arrow", "cli", "jit", "metrics", "dev", "bench", "all"}
     assert extras["all"] == ["quidditch-core[arrow,cli,jit,s3]"]
 
 

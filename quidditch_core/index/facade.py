@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .. import metrics
 from .. import query as q
 from ..analysis import Token, get_analyzer
 from ..config import Settings, Tiers
@@ -37,6 +38,7 @@ from ..files import OS_FILES, Files, ensure_directory
 from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
+from ..tiering import HOT
 from ..tiering.local import LocalTier
 from . import ids, incoming, store
 from . import manifest as manifests
@@ -166,6 +168,9 @@ class Index:
             assert hold is not None
             self._followed = Reader(self._view_of(hold))
         self._disk = DiskWatch(files, directory)
+        name = os.path.basename(directory)
+        self._indexed, self._deleted = (metrics.INDEXED.labels(name, of) for of in ("index", "delete"))
+        self._watched = metrics.Watched(self._gauges)
         self._workers: list[Worker[Index]] = []
         if writer is not None and background:
             self._workers = [Worker("refresh", self, Index._refresh_if_dirty, Index._refresh_interval),
@@ -192,7 +197,9 @@ class Index:
         source, body = incoming.decoded(doc)
         with self._writing() as writer:
             found = writer.current(key, absent=id is None)
-            return self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
+            result = self._put(writer, key, source, body, found, op_type, if_seq_no, if_primary_term)
+        self._indexed.add()
+        return result
 
     def _put(
         self, writer: Writer, key: bytes, source: bytes | None, body: dict[str, Any], found: Version | None,
@@ -270,6 +277,7 @@ class Index:
         finally:
             meter.close()
         indexed = position - len(failed)
+        self._indexed.add(indexed)
         failed.sort(key=lambda failure: failure.position)
         return BulkReport(indexed, failed, (time.perf_counter() - started) * 1000)
 
@@ -329,6 +337,7 @@ class Index:
                 if upsert is None:
                     raise NotFoundError("no such document to update", path=id, fix="put it, or pass upsert=")
                 source, body = incoming.decoded(upsert)
+                self._indexed.add()
                 return self._put(writer, key, source, body, found)
             old: dict[str, Any] = msgspec.json.decode(writer.stored(found.place))
             incoming.check_depth(partial)
@@ -336,6 +345,7 @@ class Index:
             source = incoming.encoded(new)
             if json.dumps(old, sort_keys=True) == json.dumps(json.loads(source), sort_keys=True):
                 return WriteResult(id, found.seq_no, found.version, found.primary_term, "noop")
+            self._indexed.add()
             return self._put(writer, key, source, new, found)
 
     def delete(self, id: str, *, if_seq_no: int | None = None, if_primary_term: int | None = None) -> WriteResult:
@@ -348,6 +358,7 @@ class Index:
             exists = found is not None and found.place is not None
             version = writer.next_version(found)
             writer.delete(key, found, version)
+        self._deleted.add()
         return WriteResult(id, version.seq_no, version.version, version.primary_term,
                            "deleted" if exists else "not_found")
 
@@ -487,6 +498,29 @@ class Index:
             "max_seq_no": writer.next_seq_no - 1 if writer is not None else self._manifest_seq_no(),
         }
 
+    def _gauges(self) -> Iterator[metrics.Gauge]:
+        """What `metrics` shows of this index, read when it is asked for."""
+        if self._closed or self._process != os.getpid():
+            return
+        name = os.path.basename(self._directory)
+        infos = self._reader.segments()
+        yield metrics.Gauge("quidditch_docs", "Live documents.", {"index": name}, sum(info.docs for info in infos))
+        for tier in sorted({HOT, *(info.tier for info in infos)}):
+            used = sum(info.bytes for info in infos if info.tier == tier and not info.in_memory)
+            yield metrics.Gauge("quidditch_disk_usage_bytes", "Bytes of the segments in a tier.",
+                                {"index": name, "tier": tier}, used)
+        if self._disk.total:
+            yield metrics.Gauge("quidditch_disk_capacity_bytes", "Size of the disk of a tier, as last looked at.",
+                                {"index": name, "tier": HOT}, self._disk.total)
+        if self._writer is not None:
+            log = self._writer.log.stats()
+            yield metrics.Gauge("quidditch_translog_size_bytes", "Bytes of the log that recovery would read.",
+                                {"index": name}, log.size)
+            yield metrics.Gauge("quidditch_translog_operations_total", "Operations logged since the index was opened.",
+                                {"index": name}, log.operations, "counter")
+            yield metrics.Gauge("quidditch_translog_fsyncs_total", "Syncs of the log since the index was opened.",
+                                {"index": name}, log.fsyncs, "counter")
+
     def check(self, *, progress: Progress | None = None) -> CheckReport:
         """Verify every byte and every fact of the newest commit, of the log, and of what searches see.
 
@@ -507,6 +541,7 @@ class Index:
             # An operation of another thread comes before this, and is flushed, or after it, and is refused.
             with self._writer.lock if self._writer is not None else self._following:
                 self._closed = True
+                self._watched.end()
             for worker in self._workers:
                 self._maintenance.cancel()
                 worker.stop()

@@ -8,6 +8,7 @@ the operation at which it began; a merge works on committed masks and leaves N w
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 import numpy as np
 
+from .. import metrics
 from ..codec.v1.stored import codec_named
 from ..errors import StorageError
 from . import manifest as manifests
@@ -152,6 +154,9 @@ class Maintenance:
                 now = writer.manifest
                 self._commit(now.max_seq_no, now.log_generation, now.mapping, now.settings)
                 writer.publish()
+            name = os.path.basename(writer.directory)
+            metrics.MERGES.labels(name).add()
+            metrics.MERGED_DOCS.labels(name).add(merged.segment.docs if merged is not None else 0)
             self._collect_garbage()
         except BaseException as error:
             self._note(error, heir)

@@ -116,6 +116,7 @@ class Reader:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
         finished = time.perf_counter()
         result.took_ms = (finished - started) * 1000
+        view.latency.observe(finished - started)
         if request.profile:
             times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
             result.profile = _profile(view, last_work() if pruned and request.size else None,
@@ -125,11 +126,15 @@ class Reader:
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """How many documents match, exactly. ``query``: an object, a clause, or ``{"query": clause}``."""
+        started = time.perf_counter()
         view = self.view
         asked = query if isinstance(query, q.Query) else _query(query)
         ready = prepared(asked, view)
         found = ready.number() if ready is not None else None
-        return count_all(plan(asked, view), view) if found is None else found
+        if found is None:
+            found = count_all(plan(asked, view), view)
+        view.latency.observe(time.perf_counter() - started)
+        return found
 
     def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
         """Why the document ``id`` scores what it scores. NotFoundError if it is not there."""

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import metrics
 from ..config import Settings
 from ..mapping import Mapping
 from ..segment import Segment, bit_count, full_bitmap
@@ -70,6 +71,7 @@ class View:
         self.mapping = mapping
         self.settings = settings
         self.name = name
+        self.latency: metrics.Histogram = metrics.LATENCY.labels(name)
         self._statistics: dict[str, FieldStatistics] = {}
         self._bound: dict[tuple[str, bytes, bool], BoundTerm] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
