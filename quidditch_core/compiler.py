@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import jit
-from .image import Entry, Manifest, pack
+from .image import OF_PYTHON, Entry, Manifest, pack, python_name
 from .linker import link
 
 HOST = "host"
@@ -49,7 +49,7 @@ def compile_kernels(entries: Iterable[jit.Kernel], cpu: str = HOST, key: str = "
         ir, name = _optimised(entry)
         whole.link_in(llvm.parse_assembly(ir))
         whole.link_in(llvm.parse_assembly(_entry(entry, name)))
-    wanted = {entry.name for entry in entries}
+    wanted = {name for entry in entries for name in (entry.name, python_name(entry.name))}
     for function in whole.functions:
         if not function.is_declaration and function.name not in wanted:
             function.linkage = llvm.Linkage.internal
@@ -64,7 +64,8 @@ def compile_kernels(entries: Iterable[jit.Kernel], cpu: str = HOST, key: str = "
     return pack(linked.code, Manifest(
         abi=jit.ABI, cpu=cpu, maker=f"numba {numba.__version__}", key=key, imports=linked.imports,
         files={file: jit.digest(file) for file in sorted({file for files in made_of.values() for file in files})},
-        kernels={entry.name: Entry(linked.symbols[entry.name], entry.arity, made_of[entry.name])
+        kernels={entry.name: Entry(linked.symbols[entry.name], entry.arity, made_of[entry.name],
+                                   linked.symbols[python_name(entry.name)])
                  for entry in entries}))
 
 
@@ -85,10 +86,24 @@ def _optimised(entry: jit.Kernel) -> tuple[str, str]:
 
 
 def _entry(entry: jit.Kernel, name: str) -> str:
-    """IR of the function that C sees. Numba's own returns a status, always 0 here, and its value by address."""
+    """IR of the functions that C and Python see. Numba's own returns a status, always 0, and its value by address.
+
+    Python's is a METH_FASTCALL of the stable ABI: it takes ints, lets go of the GIL, and returns an int.
+    """
     parameters = "".join(f", i64 %a{i}" for i in range(entry.arity))
+    arguments = "".join(f"""
+  %p{i} = getelementptr ptr, ptr %args, i64 {i}
+  %o{i} = load ptr, ptr %p{i}
+  %a{i} = call i64 @"{OF_PYTHON}PyLong_AsUnsignedLongLongMask"(ptr %o{i})""" for i in range(entry.arity))
     return f"""
 declare i32 @"{name}"(ptr, ptr{", i64" * entry.arity})
+declare i64 @"{OF_PYTHON}PyLong_AsUnsignedLongLongMask"(ptr)
+declare ptr @"{OF_PYTHON}PyLong_FromLongLong"(i64)
+declare ptr @"{OF_PYTHON}PyErr_Occurred"()
+declare i32 @"{OF_PYTHON}PyErr_BadArgument"()
+declare ptr @"{OF_PYTHON}PyEval_SaveThread"()
+declare void @"{OF_PYTHON}PyEval_RestoreThread"(ptr)
+
 define i64 @"{entry.name}"({parameters[2:]}) {{
   %result = alloca i64
   %error = alloca ptr
@@ -97,6 +112,26 @@ define i64 @"{entry.name}"({parameters[2:]}) {{
   %status = call i32 @"{name}"(ptr %result, ptr %error{parameters})
   %value = load i64, ptr %result
   ret i64 %value
+}}
+
+define ptr @"{python_name(entry.name)}"(ptr %self, ptr %args, i64 %count) {{
+  %fits = icmp eq i64 %count, {entry.arity}
+  br i1 %fits, label %read, label %misfit
+misfit:
+  %bad = call i32 @"{OF_PYTHON}PyErr_BadArgument"()
+  ret ptr null
+read:{arguments}
+  %raised = call ptr @"{OF_PYTHON}PyErr_Occurred"()
+  %sound = icmp eq ptr %raised, null
+  br i1 %sound, label %run, label %failed
+failed:
+  ret ptr null
+run:
+  %thread = call ptr @"{OF_PYTHON}PyEval_SaveThread"()
+  %value = call i64 @"{entry.name}"({parameters[2:]})
+  call void @"{OF_PYTHON}PyEval_RestoreThread"(ptr %thread)
+  %result = call ptr @"{OF_PYTHON}PyLong_FromLongLong"(i64 %value)
+  ret ptr %result
 }}
 """
 

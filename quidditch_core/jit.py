@@ -1,8 +1,8 @@
 """The one door to compiled code.
 
 A kernel is a Python function over int64 values (addresses and numbers) that returns an int64. It allocates
-nothing, raises nothing and touches no Python object, so it can be compiled to plain machine code that is called by
-address through ctypes, which releases the GIL. The code of a kernel comes from the first of these that has it:
+nothing, raises nothing and touches no Python object, so it can be compiled to plain machine code that is called
+without the GIL. The code of a kernel comes from the first of these that has it:
 
 1. an image that ships with the package (``_kernels``), for this kind of processor and of these very sources;
 2. the private cache, ``$XDG_CACHE_HOME/quidditch/kernels``;
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # pathlib too: a first answer does without what it imports
 
     from .image import Entry, Image
 
-ABI = 2
+ABI = 3
 """Number of the calling convention and of the descriptors; part of every image and cache key."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 SHIPPED = os.path.join(PACKAGE, "_kernels")
@@ -91,22 +91,20 @@ class Kernel:
         self.arity = function.__code__.co_argcount
         self.name = f"{function.__module__.removeprefix('quidditch_core.')}.{function.__name__}"
         self.__doc__ = function.__doc__
+        self.call: Callable[..., int] = self._begin
+        """The kernel without a detour: the machine code itself as soon as it is at hand."""
         self._lock = threading.Lock()
-        self._call: Callable[..., int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._patience = PATIENCE
 
     def __call__(self, *args: int) -> int:
-        call = self._call
-        if call is None:
-            call = self._begin(args)
-        return call(*args)
+        return self.call(*args)
 
     def prepare(self) -> None:
         """Load or compile the machine code now (``quidditch warmup`` does it for every kernel)."""
         with self._lock:
-            if self._call is None:
-                self._call = self.compiled() if enabled() else self.referenced()
+            if self.call == self._begin:
+                self.call = self.compiled() if enabled() else self.referenced()
 
     def compiled(self) -> Callable[..., int]:
         """The machine code, wherever it is from."""
@@ -126,12 +124,15 @@ class Kernel:
         function: Callable[..., int] = getattr(importlib.import_module(module), name)
         return function
 
-    def _begin(self, args: tuple[int, ...]) -> Callable[..., int]:
-        """What answers a call before the machine code is at hand."""
+    def _begin(self, *args: int) -> int:
+        """A call before the machine code is at hand."""
         with self._lock:
-            if self._call is None:
-                self._call = self._settled(self.bulk(*args) if callable(self.bulk) else self.bulk)
-            return self._call or self._referenced_for_now
+            if self.call == self._begin:
+                found = self._settled(self.bulk(*args) if callable(self.bulk) else self.bulk)
+                if found is not None:
+                    self.call = found
+            call = self._referenced_for_now if self.call == self._begin else self.call
+        return call(*args)
 
     def _settled(self, bulk: bool) -> Callable[..., int] | None:
         """What answers from now on; None if that is still being compiled, and the job need not wait for it."""

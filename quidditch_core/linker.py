@@ -1,9 +1,9 @@
 """From one ELF object to a flat image of code that runs at any page-aligned address.
 
 What a compiler of position-independent code leaves open are distances within the code and to functions of the C
-library. Everything that is only read (functions, constants, jump tables) is laid out in one piece, so the first are
-known here; the second go through a stub that jumps to the address in a slot (see ``image``). Whatever else an object
-may contain, such as writable data or absolute addresses, is refused.
+library and of Python. Everything that is only read (functions, constants, jump tables) is laid out in one piece, so the
+first are known here; the second go through a stub that jumps to the address in a slot (see ``image``). Whatever else an
+object may contain, such as writable data or absolute addresses, is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .image import slots_at
+from .image import PYTHON, slots_at
 
 C_LIBRARY = frozenset({
     "memcpy", "memmove", "memset", "memcmp", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "fmod",
@@ -43,7 +43,7 @@ class _Section(NamedTuple):
 
 
 class Linked(NamedTuple):
-    """The code, where each global symbol is in it, and the C functions of its slots."""
+    """The code, where each global symbol is in it, and the functions of its slots."""
 
     code: bytes
     symbols: dict[str, int]
@@ -134,7 +134,7 @@ def _symbols(data: bytes, sections: list[_Section]) -> list[tuple[str, int, int,
 def _imports(symbols: list[tuple[str, int, int, int]], end: int) -> tuple[tuple[str, ...], dict[str, int]]:
     """The C functions that are called, and where their stubs are: from ``end`` on."""
     wanted = sorted({name for name, _, home, _ in symbols if home == _UNDEFINED and name})
-    strangers = [name for name in wanted if name not in C_LIBRARY]
+    strangers = [name for name in wanted if name not in C_LIBRARY | PYTHON]
     if strangers:
         raise NotFlat(f"the code calls {', '.join(strangers)}")
     return tuple(wanted), {name: end + STUB * i for i, name in enumerate(wanted)}

@@ -114,7 +114,7 @@ def test_reference_on_request(cache: Path, monkeypatch: pytest.MonkeyPatch, comp
     entry = fresh(toy)
     assert entry(5, -9) == 7
     entry.prepare()
-    assert entry._call is toy_in_python
+    assert entry.call is toy_in_python
     assert compilations == []
     assert not cache.exists()
 

@@ -99,6 +99,21 @@ def test_the_c_library_is_reached_through_slots(tmp_path: Path) -> None:
     assert number[0] == pytest.approx(1)
 
 
+def test_kernels_are_builtin_functions_that_check_what_they_get(toy_image: bytes, tmp_path: Path) -> None:
+    image = Image(toy_image)
+    base, entry = image.map(tmp_path), image.manifest.kernels[squares.name]
+    numbers = np.arange(4)
+    run = function(base, entry)
+    through_ctypes = function(base, Entry(entry.at, entry.arity))
+    assert type(run) is type(len)
+    assert type(through_ctypes) is not type(len)
+    assert run(address(numbers), 4) == run(address(numbers), np.int64(4)) == through_ctypes(address(numbers), 4) == 14
+    assert run(address(numbers) - 2**64, 4) == 14  # an address is 64 bits, whatever its sign
+    for wrong in ((), (1,), (1, 2, 3), (address(numbers), "4"), (None, 0), (address(numbers), 4.0)):
+        with pytest.raises(TypeError):
+            run(*wrong)
+
+
 def test_every_byte_of_an_image_counts(toy_image: bytes) -> None:
     rng = random.Random(1)
     places = {*range(len(toy_image) - 80, len(toy_image)), *rng.sample(range(len(toy_image)), 400)}
