@@ -37,6 +37,7 @@ SCORE_MODES = ("multiply", "sum", "avg", "first", "max", "min")
 BOOST_MODES = ("multiply", "replace", "sum", "avg", "max", "min")
 MODIFIERS = ("none", "log", "log1p", "log2p", "ln", "ln1p", "ln2p", "square", "sqrt", "reciprocal")
 
+_OPERATORS = frozenset({"or", "and"})
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT32_MAX = 2**31 - 1
 _DOUBLE_BITS = 1024
@@ -134,9 +135,12 @@ class Match(_MatchOptions, frozen=True):
     text: str
 
     def __post_init__(self) -> None:
+        if (_usual(self, self.text) and self.minimum_should_match is None
+                and type(self.operator) is str and self.operator in _OPERATORS):
+            return
         _check_field(self, self.field)
         _set(self, "text", _text(self, "text", self.text))
-        if not isinstance(self.operator, str) or self.operator.lower() not in ("or", "and"):
+        if not isinstance(self.operator, str) or self.operator.lower() not in _OPERATORS:
             raise _wrong(self, "operator", "unknown operator", self.operator, "'or' or 'and'")
         _set(self, "operator", self.operator.lower())
         _check_minimum(self, self.minimum_should_match)
@@ -157,6 +161,8 @@ class MatchPhrase(_MatchPhraseOptions, frozen=True):
     text: str
 
     def __post_init__(self) -> None:
+        if _usual(self, self.text) and type(self.slop) is int and 0 <= self.slop <= _INT32_MAX:
+            return
         _check_field(self, self.field)
         _set(self, "text", _text(self, "text", self.text))
         if not _is_int(self.slop) or not 0 <= self.slop <= _INT32_MAX:
@@ -171,6 +177,8 @@ class Term(_Boosted, frozen=True):
     value: Value
 
     def __post_init__(self) -> None:
+        if _usual(self, self.value):
+            return
         _check_field(self, self.field)
         if isinstance(self.value, (list, tuple, set, frozenset)):
             raise _wrong(self, "value", "a term is one value", self.value, "a scalar", "use terms instead")
@@ -478,6 +486,13 @@ def _check_string(query: Any, name: str, value: Any) -> None:
                 query, name, "a lone surrogate is not text", value, "text that UTF-8 can hold",
                 f"look at character {error.start}",
             ) from None
+
+
+def _usual(query: Any, value: Any) -> bool:
+    """Whether the field, a value, and the boost are as most are, and need no closer look."""
+    field, boost = query.field, query.boost
+    return (type(value) is str and value.isascii() and type(field) is str and field.isascii() and field != ""
+            and type(boost) is float and 0.0 < boost <= _FLOAT32_MAX)
 
 
 def _check_field(query: Any, name: Any) -> None:

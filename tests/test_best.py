@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import quidditch_core as qc
 from quidditch_core import query as q
@@ -86,12 +85,14 @@ def exhaustive(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float
 def pruned(query: q.Query, view: View, limit: int) -> tuple[list[tuple[float, int]], int]:
     ready = best.prepare(plan(query, view), view)
     assert ready is not None, query
-    keys: NDArray[np.int64] | None = ready.best(limit)
+    alone = ready.best(limit)
     found = ready.number()
-    assert keys is not None
+    assert alone is not None
+    keys = np.array(alone.keys)
     both, number = ready.best_and_number(limit)
     assert both is not None
-    assert (both.tolist(), number) == (keys.tolist(), found)
+    assert (both.keys.tolist(), number) == (keys.tolist(), found)
+    assert len(alone) == keys.size
     assert found is not None
     scores = (keys >> 32).astype(np.int32).view(np.float32)
     numbers = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
@@ -133,7 +134,7 @@ def queries(rng: random.Random, texts: list[str]) -> Iterator[q.Query]:
 def path_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which way the kernels of this module run; profiles that the other way made are forgotten."""
     for kernel in KERNELS:
-        monkeypatch.setattr(kernel, "_call", getattr(kernel, request.param)())
+        monkeypatch.setattr(kernel, "call", getattr(kernel, request.param)())
     name: str = request.param
     return name
 
@@ -259,17 +260,65 @@ def test_work_is_saved(tmp_path: Path) -> None:
         index.merge()
         with index.reader() as reader:
             ready = best.prepared(q.Match("text", "often seldom"), reader.view)
-            assert ready is not None
-            ready.best(5)
-            assert best.last_work().blocks < 100  # of 313
-            assert best.last_work().path == "union"
+            assert isinstance(ready, best.Prepared)
+            found = ready.best(5)
+            assert found is not None
+            assert found.path == "union"
+            blocks, postings, ranges = found.work
+            assert 0 < blocks < 100  # of 313
+            assert 0 < postings <= 128 * blocks
+            assert 0 < ranges < 160
+
+
+def test_equal_queries_that_differ_find_what_they_ask_for(tmp_path: Path) -> None:
+    """What is remembered of a query is not taken for another: 1, 1.0 and True are equal in Python."""
+    with qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1}) as index:
+        index.bulk([{"tag": tag} for tag in ("1", "1.0", "true", "true", "1.0", "1.0")])
+        index.refresh()
+        right = {"1": 1, "1.0": 3, "true": 2}
+        values: list[tuple[Any, str]] = [(1, "1"), (True, "true"), (1.0, "1.0"), ("1", "1"), ("true", "true")]
+        for _ in range(3):
+            random.Random(1).shuffle(values)
+            for value, tag in values:
+                query = q.Term("tag", value)
+                alternatives = q.Bool(should=(query, q.Match("tag", "absent")))
+                body: dict[str, Any] = {"query": {"term": {"tag": value}}, "track_total_hits": True}
+                assert index.count(query) == index.count(alternatives) == right[tag]
+                assert index.search(query, track_total_hits=True).total == qc.result.Total(right[tag])
+                assert index.search(body).total.value == index.search(body, size=1).total.value == right[tag]
+        for _ in range(2):
+            assert index.search(q.Term("tag", 1.0), track_total_hits=1, size=0).total.relation == "gte"
+            assert index.search(q.Term("tag", 1.0), track_total_hits=True, size=0).total.relation == "eq"
+            for track in (1, True):
+                asked = {"query": {"match": {"tag": "1.0"}}, "track_total_hits": track, "size": 0}
+                assert index.search(asked).total.relation == ("eq" if track is True else "gte")
+            for size in (np.int64(1), 1, True, 1.0):
+                asked = {"query": {"match": {"tag": "1.0"}}, "size": size}
+                if type(size) is int:
+                    assert len(index.search(asked)) == 1
+                elif not isinstance(size, np.int64):
+                    with pytest.raises(qc.errors.QueryError):
+                        index.search(asked)
+
+
+def test_a_body_that_changes_is_another(tmp_path: Path) -> None:
+    with write(tmp_path / "index", 6, segments=(300,), deleted=0.0) as index:
+        body: dict[str, Any] = {"query": {"match": {"text": vocabulary(1)[0]}}, "size": 3}
+        assert len(index.search(body)) == len(index.search(body)) == 3
+        body["size"] = 2
+        assert len(index.search(body)) == 2
+        body["query"]["match"]["text"] = "nowhere"
+        assert len(index.search(body)) == 0
+        body["query"]["match"]["text"] = {"query": body}  # itself, without end
+        with pytest.raises(qc.errors.QueryError):
+            index.search(body)
 
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine code from the first call on: references save no work."""
     for kernel in KERNELS:
-        monkeypatch.setattr(kernel, "_call", kernel.compiled())
+        monkeypatch.setattr(kernel, "call", kernel.compiled())
 
 
 @pytest.mark.usefixtures("compiled")
@@ -327,7 +376,7 @@ def damage(first: int, trials: int) -> None:
             for query, _ in zip(queries(rng, ["aaa baa caa daa"]), range(20), strict=False):
                 try:
                     ready = best.prepared(query, other)
-                    if ready is not None:
+                    if isinstance(ready, best.Prepared):
                         ready.best(10)
                         ready.number()
                 except qc.errors.CorruptIndexError:

@@ -7,16 +7,16 @@ and must_not, which become one bitmap a segment. Every other plan goes the exhau
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import query as q
 from ..jit import Kernel
-from ..segment import Segment, address, bitmap_words
+from ..segment import Segment, address
 from . import postings, profiles, slices
 from .execute import accepted
 from .kernels import collector, count, intersection, union
@@ -31,38 +31,31 @@ _ROWS = 64 << 20
 
 
 class _Workspace:
-    """Buffers that a thread uses again for every search; each attribute that ends in ``_at`` is an address."""
+    """Buffers of one search at a time, used again by later ones; each attribute that ends in ``_at`` is an address."""
 
-    __slots__ = ("bitmap", "out", "out_at", "out_size", "path", "scratch", "scratch_at", "scratch_size")
+    __slots__ = ("bitmap", "bitmap_at", "out", "out_at", "out_size", "scratch", "scratch_at", "scratch_size")
 
     def __init__(self) -> None:
-        self.out_size = self.scratch_size = 0
+        self.out_size = self.scratch_size = self.bitmap_at = 0
         self.bitmap = np.zeros(0, np.uint64)
-        self.path = ""
 
     def grow_out(self, size: int) -> None:
-        if size > self.out_size:
-            self.out = np.empty(size // 8, np.int64)
-            self.out_at, self.out_size = address(self.out), self.out.nbytes
+        self.out = bytearray(size)
+        self.out_at, self.out_size = address(np.frombuffer(self.out, np.uint8)), size
 
     def grow_scratch(self, size: int) -> None:
-        """Scratch whose cells hold -0.0; a kernel that fails leaves sums in them, so ``spoil`` it then."""
-        if size > self.scratch_size:
-            self.scratch = np.empty((size + 4095) // 4096 * 4096, np.uint8)
-            self.scratch[: 8 * union.WINDOW].view(np.float64)[:] = -0.0
-            self.scratch_at, self.scratch_size = address(self.scratch), self.scratch.size
+        """Scratch whose cells hold -0.0, and are left so."""
+        self.scratch = np.empty((size + 4095) // 4096 * 4096, np.uint8)
+        self.scratch[: 8 * union.WINDOW].view(np.float64)[:] = -0.0
+        self.scratch_at, self.scratch_size = address(self.scratch), self.scratch.size
 
-    def spoil(self) -> None:
-        self.scratch_size = 0
-        self.bitmap = np.zeros(0, np.uint64)
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.work = _Workspace()
+    def grow_bitmap(self, words: int) -> None:
+        self.bitmap = np.zeros(words, np.uint64)
+        self.bitmap_at = address(self.bitmap)
 
 
-_local = _Local()
+_idle: list[_Workspace] = []
+"""Workspaces that no search is using: taken and given back by operations that other threads cannot interrupt."""
 
 
 class Shape(NamedTuple):
@@ -74,13 +67,35 @@ class Shape(NamedTuple):
     filters: BoolPlan | None = None
 
 
-class Work(NamedTuple):
-    """What one search did: ``path`` it took, blocks decoded, postings scored, ranges of 256 documents searched."""
+class Found(msgspec.Struct, frozen=True):
+    """The output of a kernel: numbers about the search, then keys.
 
+    A key is score bits << 32 | 2^32 - 1 - number in the view; the best come first.
+    """
+
+    data: bytearray
     path: str
-    blocks: int
-    postings: int
-    ranges: int
+
+    def __len__(self) -> int:
+        return (len(self.data) - collector.O_KEYS) >> 3
+
+    @property
+    def keys(self) -> memoryview:
+        """The keys as int64."""
+        return memoryview(self.data)[collector.O_KEYS :].cast("q")
+
+    @property
+    def number(self) -> int:
+        """How many documents match, where the kernel counted them."""
+        return self._slot(collector.O_FOUND)
+
+    @property
+    def work(self) -> tuple[int, int, int]:
+        """Blocks decoded, postings scored, ranges of 256 documents searched."""
+        return self._slot(collector.O_BLOCKS), self._slot(collector.O_POSTINGS), self._slot(collector.O_RANGES)
+
+    def _slot(self, slot: int) -> int:
+        return int.from_bytes(self.data[8 * slot : 8 * slot + 8], "little", signed=True)
 
 
 def shape_of(plan: Plan) -> Shape | None:
@@ -110,71 +125,71 @@ _NOTHING = Shape((), ())
 
 
 class Prepared:
-    """A query that the kernels can run on a view. What does not change between searches is made once."""
+    """A query that the kernels can run on a view. What does not change between searches is made once.
 
-    __slots__ = ("_accepted", "_calls", "_leaves", "_view", "shape")
+    ``exact`` tells apart queries that are equal but for the types of their numbers; None if they have none.
+    """
+
+    __slots__ = ("_accepted", "_at_least", "_calls", "_docs", "_frequency", "_leaves", "_top", "_view", "exact",
+                 "shape")
 
     def __init__(self, shape: Shape, view: View, leaves: Sequence[int] | None = None) -> None:
         self.shape = shape
-        self._view = view
         self._leaves = range(len(view.leaves)) if leaves is None else leaves
+        self.exact: bytes | None = None
+        self._view = view
+        self._docs = view.bases[-1]
+        self._top: _Described | None = None
         self._calls: dict[int, _Described] = {}
         self._accepted: dict[int, NDArray[np.uint64] | None] = {}
+        self._frequency = self._at_least = -1
 
-    def best(self, limit: int) -> NDArray[np.int64] | None:
-        """Keys of the ``limit`` best live documents, best first: score bits << 32 | 2^32 - 1 - number in the view.
+    def best(self, limit: int) -> Found | None:
+        """The ``limit`` best live documents; None where the view is too large, or the query too wide."""
+        call = self._top
+        if call is None:
+            call = self._top = self._describe(intersection.TOP)
+        return _run(call, limit if limit < self._docs else self._docs)
 
-        None where the view is too large for the kernels, or the query too wide.
-        """
-        return self._best(limit, intersection.TOP)
-
-    def best_and_number(self, limit: int) -> tuple[NDArray[np.int64] | None, int | None]:
+    def best_and_number(self, limit: int) -> tuple[Found | None, int | None]:
         """Both of :meth:`best` and :meth:`number`, in one pass where two would read the same."""
         if self.shape.phrase is None:
             return self.best(limit), self.number()
-        keys = self._best(limit, intersection.BOTH)
-        if keys is None or self._calls[intersection.BOTH].clauses == 0:
-            return keys, None if keys is None else 0
-        return keys, _local.work.out.item(collector.O_FOUND)
-
-    def _best(self, limit: int, mode: int) -> NDArray[np.int64] | None:
-        call = self._calls.get(mode)
-        if call is None:
-            call = self._calls[mode] = self._describe(mode)
-        if call.clauses <= 0:
-            return _NO_KEYS if call.clauses == 0 else None
-        limit = min(limit, self._view.bases[-1])
-        work = _local.work
-        work.grow_out(collector.collector_bytes(limit))
-        found = _run(union.union if call.any else intersection.intersection, call, work, limit)
-        return work.out[8 : 8 + found].copy()
+        found = _run(self._call(intersection.BOTH), limit if limit < self._docs else self._docs)
+        return found, None if found is None else found.number
 
     def number(self) -> int | None:
         """How many live documents match; None as of :meth:`best`."""
+        if self._frequency >= 0:
+            return self._frequency
         required, optional, phrase, filters = self.shape
         if (filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions
                 and len(self._leaves) == len(self._view.leaves)):
             term = (required or optional)[0]
-            return self._view.document_frequency(term.field, term.term)
-        call = self._calls.get(intersection.COUNT)
-        if call is None:
-            call = self._calls[intersection.COUNT] = self._describe(intersection.COUNT)
-        if call.clauses <= 0:
-            return 0 if call.clauses == 0 else None
-        work = _local.work
+            self._frequency = self._view.document_frequency(term.field, term.term)
+            return self._frequency
+        call = self._call(intersection.COUNT)
         if call.any:
-            return _count(call, work)
-        work.grow_out(collector.collector_bytes(0))
-        _run(intersection.intersection, call, work, 0)
-        return work.out.item(collector.O_FOUND)
+            return _count(call)
+        found = _run(call, 0)
+        return None if found is None else found.number
 
     def at_least(self) -> int:
         """A number of live documents that surely match, known without a search."""
-        shape, view = self.shape, self._view
-        if shape.filters or shape.required or shape.phrase is not None:
-            return 0
-        dead = view.bases[-1] - view.live_docs if view.has_deletions else 0
-        return max([0] + [view.document_frequency(term.field, term.term) for term in shape.optional]) - dead
+        if self._at_least < 0:
+            shape, view = self.shape, self._view
+            self._at_least = 0
+            if not (shape.filters or shape.required or shape.phrase is not None):
+                dead = view.bases[-1] - view.live_docs if view.has_deletions else 0
+                most = max([0] + [view.document_frequency(term.field, term.term) for term in shape.optional])
+                self._at_least = max(0, most - dead)
+        return self._at_least
+
+    def _call(self, mode: int) -> _Described:
+        call = self._calls.get(mode)
+        if call is None:
+            call = self._calls[mode] = self._describe(mode)
+        return call
 
     def _describe(self, mode: int) -> _Described:
         """The descriptors of all segments in which the query can match, one behind the other."""
@@ -226,48 +241,55 @@ class Prepared:
         descriptors = np.frombuffer(b"".join(text), np.uint8)
         keep.append(descriptors)
         path = "phrase" if phrase is not None else "union" if any_ else "intersection"
-        return _Described(most, docs, any_, path, address(descriptors), view.leaves[0].segment, keep)
+        kernel = union.union if any_ else intersection.intersection
+        return _Described(kernel, address(descriptors), intersection.scratch_bytes(most, docs), most, docs, any_, path,
+                          view.leaves[0].segment, keep)
 
 
 class Sliced:
     """A `Prepared` query for each of some groups of segments, run by as many threads."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "exact", "shape")
 
     def __init__(self, parts: list[Prepared]) -> None:
+        self.shape = parts[0].shape
+        self.exact: bytes | None = None
         self._parts = parts
 
-    def best(self, limit: int) -> NDArray[np.int64] | None:
-        return self.best_and_number(limit, number=False)[0]
+    def best(self, limit: int) -> Found | None:
+        return _joined(slices.each(lambda part: part.best(limit), self._parts), limit)
 
-    def best_and_number(self, limit: int, *, number: bool = True) -> tuple[NDArray[np.int64] | None, int | None]:
-        def search(part: Prepared) -> tuple[NDArray[np.int64] | None, int | None, Work]:
-            keys, found = part.best_and_number(limit) if number else (part.best(limit), 0)
-            return keys, found, last_work()
-
-        keys: list[NDArray[np.int64]] = []
-        total = 0
-        done = Work("", 0, 0, 0)
-        for best, found, work in slices.each(search, self._parts):
-            if best is None or found is None:
-                return None, None
-            keys.append(best)
-            total += found
-            done = Work(work.path, *(one + other for one, other in zip(done[1:], work[1:], strict=True)))
-        local = _local.work
-        local.grow_out(collector.collector_bytes(limit))
-        local.path, local.out[collector.O_BLOCKS : collector.O_RANGES + 1] = done.path, done[1:]
-        return -np.sort(-np.concatenate(keys))[:limit], total
+    def best_and_number(self, limit: int) -> tuple[Found | None, int | None]:
+        parts = slices.each(lambda part: part.best_and_number(limit), self._parts)
+        return _joined([best for best, _ in parts], limit), _sum([number for _, number in parts])
 
     def number(self) -> int | None:
-        numbers = slices.each(Prepared.number, self._parts)
-        return None if None in numbers else sum(filter(None, numbers))
+        return _sum(slices.each(Prepared.number, self._parts))
 
     def at_least(self) -> int:
         return self._parts[0].at_least()
 
 
-def prepare(bound: Plan, view: View) -> Prepared | Sliced | None:
+def _joined(parts: list[Found | None], limit: int) -> Found | None:
+    """The best of several searches."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    work = [sum(numbers) for numbers in zip(*(part.work for part in found), strict=True)]
+    header = [0] * (collector.O_KEYS // 8)
+    header[collector.O_BLOCKS : collector.O_RANGES + 1] = work
+    keys = sorted((key for part in found for key in part.keys), reverse=True)[:limit]
+    return Found(bytearray(np.array(header + keys, np.int64).tobytes()), found[0].path)
+
+
+def _sum(numbers: list[int | None]) -> int | None:
+    return None if None in numbers else sum(filter(None, numbers))
+
+
+Ready = Prepared | Sliced
+
+
+def prepare(bound: Plan, view: View) -> Ready | None:
     """A plan for the kernels of this module; None if they cannot run it."""
     if type(bound) is NothingPlan:
         return Prepared(_NOTHING, view)
@@ -287,44 +309,57 @@ def prepare(bound: Plan, view: View) -> Prepared | Sliced | None:
     return Sliced([Prepared(shape, view, group) for group in groups])
 
 
-def prepared(query: q.Query, view: View) -> Prepared | Sliced | None:
-    """``query`` for the kernels. A simple query that was asked of this view before is not planned again.
-
-    Equal queries may differ in what they find (1 and True are equal), so only strings are remembered.
-    """
-    key: tuple[Any, ...]
-    if isinstance(query, q.Match) and type(query.text) is str:
-        key = q.Match, query.field, query.text, query.operator, query.minimum_should_match, query.boost
-    elif isinstance(query, q.Term) and type(query.value) is str:
-        key = q.Term, query.field, query.value, query.boost
-    elif isinstance(query, q.MatchPhrase) and type(query.text) is str:
-        key = q.MatchPhrase, query.field, query.text, query.slop, query.boost
-    else:
-        return prepare(plan(query, view), view)
-    view.let_go()
-    known: Prepared | Sliced | None = view.prepared.get(key)
-    if known is None:
-        known = prepare(plan(query, view), view)
-        if known is not None:
-            view.prepared[key] = known
-    return known
+def prepared(query: q.Query, view: View) -> Ready | Plan:
+    """``query`` for the kernels; its plan if they cannot run it. What was asked of this view before is at hand."""
+    if view.evictions != profiles.BUDGET.evictions:
+        view.let_go()
+    known: Ready | None = view.prepared.get(query)
+    if known is not None and (known.exact is None or known.exact == _exact(query)):
+        return known
+    bound = plan(query, view)
+    made = prepare(bound, view)
+    if made is None:
+        return bound
+    if made.shape.filters is None:  # these hold bitmaps
+        scalars = _scalars(query)
+        if scalars is not None:
+            made.exact = _exact(query) if scalars else None
+            view.remember(query, made)
+    return made
 
 
-def last_work() -> Work:
-    """What this thread's last search by these kernels did."""
-    work = _local.work
-    return Work(work.path, *(int(n) for n in work.out[collector.O_BLOCKS : collector.O_RANGES + 1]))
+_LEAVES: dict[type[q.Query], str | None] = {q.Match: None, q.MatchPhrase: None, q.Term: "value"}
+"""Queries that are remembered, and the attribute in which numbers may be equal that are not the same."""
 
 
-class _Described(NamedTuple):
-    """Descriptors of a query: the most ``clauses`` of a segment (0: it can match nowhere, -1: too wide), the most
-    ``docs`` of one, whether ``any`` term is enough, where the descriptors are, and what they refer to."""
+def _scalars(query: q.Query) -> bool | None:
+    """Whether a query holds numbers; None if it is of a kind that is not remembered."""
+    if type(query) is q.Bool:
+        found = [_scalars(clause) for clause in query.children]
+        return None if None in found else any(found)
+    if type(query) not in _LEAVES:
+        return None
+    name = _LEAVES[type(query)]
+    return name is not None and type(getattr(query, name)) is not str
 
+
+def _exact(query: q.Query) -> bytes:
+    """What differs between equal queries: 1, 1.0 and True."""
+    return repr(query).encode()
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """A call of a kernel: where the descriptors are and what scratch it takes; the most ``clauses`` of a segment
+    (0: the query can match nowhere, -1: it is too wide), the most ``docs`` of one, whether ``any`` term is enough, and
+    what the descriptors refer to."""
+
+    kernel: Kernel
+    at: int
+    scratch: int
     clauses: int
     docs: int
     any: bool
     path: str
-    at: int
     segment: Segment | None
     keep: object
 
@@ -336,31 +371,48 @@ def _weighted(clauses: list[bytes | None], term: TermPlan) -> list[bytes | None]
     return [clause and profiles.weighted(clause, weight) for clause in clauses]
 
 
-def _run(kernel: Kernel, call: _Described, work: _Workspace, limit: int) -> int:
-    """The number of keys that a kernel found."""
-    work.grow_scratch(intersection.scratch_bytes(call.clauses, call.docs))
-    work.path = call.path
-    found = kernel(call.at, work.scratch_at, work.out_at, limit)
-    if found < 0:
-        work.spoil()
+def _run(call: _Described, limit: int) -> Found | None:
+    """The best hits of a call; None if it is too wide."""
+    if call.clauses <= 0:
+        return NOTHING_FOUND if call.clauses == 0 else None
+    try:
+        work = _idle.pop()
+    except IndexError:
+        work = _Workspace()
+    if 8 * (2 * limit + _SPARE) > work.out_size:
+        work.grow_out(8 * (2 * limit + _SPARE))
+    if call.scratch > work.scratch_size:
+        work.grow_scratch(call.scratch)
+    found = call.kernel.call(call.at, work.scratch_at, work.out_at, limit)
+    if found < 0:  # and the workspace, in which sums are left, goes
         assert call.segment is not None
         raise postings.corrupt(call.segment, "postings", "blocks of a term")
+    data = work.out[: 64 + 8 * found]
+    _idle.append(work)
+    return Found(data, call.path)
+
+
+def _count(call: _Described) -> int | None:
+    if call.clauses <= 0:
+        return 0 if call.clauses == 0 else None
+    try:
+        work = _idle.pop()
+    except IndexError:
+        work = _Workspace()
+    words = (call.docs >> 6) + 1
+    if work.bitmap.size < words:
+        work.grow_bitmap(words)
+    if call.scratch > work.scratch_size:
+        work.grow_scratch(call.scratch)
+    found = count.count_union.call(call.at, work.bitmap_at, work.scratch_at + 8 * union.WINDOW)
+    if found < 0:
+        assert call.segment is not None
+        raise postings.corrupt(call.segment, "postings", "blocks of a term")
+    _idle.append(work)
     return found
 
 
-def _count(call: _Described, work: _Workspace) -> int:
-    words = bitmap_words(call.docs)
-    if work.bitmap.size < words:
-        work.bitmap = np.zeros(words, np.uint64)
-    work.grow_scratch(count.scratch_bytes(call.clauses) + 4096 + 8 * union.WINDOW)
-    found = count.count_union(call.at, address(work.bitmap), work.scratch_at + 8 * union.WINDOW)
-    if found < 0:
-        work.spoil()
-        assert call.segment is not None
-        raise postings.corrupt(call.segment, "postings", "blocks of a term")
-    return int(found)
-
-
-_NOWHERE = _Described(0, 0, False, "", 0, None, None)
-_TOO_WIDE = _Described(-1, 0, False, "", 0, None, None)
-_NO_KEYS = np.zeros(0, np.int64)
+_SPARE = collector.CORE + collector.O_KEYS // 8
+_NOWHERE = _Described(union.union, 0, 0, 0, 0, False, "", None, None)
+_TOO_WIDE = _Described(union.union, 0, 0, -1, 0, False, "", None, None)
+NOTHING_FOUND = Found(bytearray(collector.O_KEYS), "")

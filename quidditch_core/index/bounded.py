@@ -12,7 +12,7 @@ from ..errors import QueryError
 from ..scoring import Scorer
 from . import functions
 from .best import prepare
-from .collect import Page, Row, scores_of
+from .page import Page, Row
 from .plan import ScorePlan
 from .view import View
 
@@ -31,11 +31,12 @@ def best(plan: ScorePlan, scorer: Scorer, view: View, request: SearchRequest, *,
     size = request.from_ + request.size
     limit = FIRST * size
     while limit * MOST <= view.bases[-1]:
-        keys = inner.best(limit)
-        if keys is None:
+        found = inner.best(limit)
+        if found is None:
             return None
+        keys = np.asarray(found.keys)
         numbers = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
-        own = np.array(scores_of(keys), np.float32)
+        own = keys.view(np.float32)[1::2]
         made = np.empty(keys.size, np.float32)
         for at, leaf in enumerate(view.leaves):
             mine = np.flatnonzero((numbers >= bases[at]) & (numbers < bases[at + 1]))
@@ -46,14 +47,15 @@ def best(plan: ScorePlan, scorer: Scorer, view: View, request: SearchRequest, *,
         order = np.lexsort((numbers, -made))[:size]
         if keys.size < limit or (made[order[-1]] > _bound(scorer, own[-1], plan.boost)):
             _check(scorer, plan, own[order], made[order])
-            found = 0 if request.track_total_hits is False else inner.number()
-            if found is None:
+            number = 0 if request.track_total_hits is False else inner.number()
+            if number is None:
                 return None
             chosen = order[request.from_ :]
             leaves = (np.searchsorted(bases, numbers[chosen], side="right") - 1).tolist()
             rows = [Row(leaf, number - view.bases[leaf], score, [float(score)] if show_sort else None)
                     for leaf, number, score in zip(leaves, numbers[chosen].tolist(), made[chosen], strict=True)]
-            return Page(rows, found, made[order[0]] if order.size else None, "bounded")
+            most = float(made[order[0]]) if order.size and not show_sort else None
+            return Page(rows, number, most, view, request, "bounded")
         limit *= GROWTH
     return None
 

@@ -7,7 +7,6 @@ broken by (position of the segment, document), so that a page is the same every 
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,72 +18,13 @@ from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, bit_count, docs_of, full_bitmap
 from . import columns, postings, slices
-from .best import Prepared, Sliced
+from .best import NOTHING_FOUND, Found, Ready
 from .execute import Top, bitmap, count, scored, top
+from .page import BestPage, Page, Row
 from .plan import AllPlan, NothingPlan, Plan, ScorePlan
 from .view import View
 
 SCORE, DOC = "_score", "_doc"
-
-
-class Row(NamedTuple):
-    """One hit: which segment, which document, its score (None if nothing was scored) and its sort values."""
-
-    leaf: int
-    doc: int
-    score: float | np.float32 | None
-    sort: list[Any] | None
-
-
-class Page:
-    """The rows asked for, how many documents match in all, and the best score (None if sorted by keys)."""
-
-    __slots__ = ("found", "max_score", "path", "rows")
-
-    def __init__(
-        self, rows: list[Row], found: int, max_score: float | np.float32 | None, path: str = "exhaustive",
-    ) -> None:
-        self.rows = rows
-        self.found = found
-        self.path = path
-        self.max_score = None if max_score is None else float(max_score)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-class BestPage:
-    """A page as the keys that the kernels found; it becomes rows when someone asks for them."""
-
-    __slots__ = ("_all", "_bases", "_keys", "_show_sort", "found")
-
-    def __init__(self, keys: NDArray[np.int64], found: int, view: View, request: SearchRequest) -> None:
-        self._all = keys
-        self._keys = keys[request.from_ :] if request.from_ else keys
-        self._bases, self._show_sort = view.bases, bool(request.sort)
-        self.found = found
-
-    def __len__(self) -> int:
-        return self._keys.size
-
-    @property
-    def max_score(self) -> float | None:
-        return scores_of(self._all[:1])[0] if self._all.size else None
-
-    @property
-    def rows(self) -> list[Row]:
-        numbers = (0xFFFFFFFF - (self._keys & 0xFFFFFFFF)).tolist()
-        scores = scores_of(self._keys)
-        bases = self._bases
-        leaves = [bisect_right(bases, number) - 1 for number in numbers] if len(bases) > 2 else [0] * len(numbers)
-        return [Row(leaf, number - bases[leaf], score, [score] if self._show_sort else None)
-                for number, leaf, score in zip(numbers, leaves, scores, strict=True)]
-
-
-def scores_of(keys: NDArray[np.int64]) -> list[float]:
-    """The scores in keys of the kernels: their upper halves."""
-    scores: list[float] = keys.view(np.float32)[1::2].tolist()
-    return scores
 
 
 def collect(plan: Plan, view: View, request: SearchRequest) -> Page:
@@ -101,21 +41,19 @@ def count_all(plan: Plan, view: View) -> int:
     return sum(count(plan, leaf.segment, leaf.live) for leaf in view.leaves)
 
 
-def collect_best(query: Prepared | Sliced, view: View, request: SearchRequest) -> BestPage | None:
+def collect_best(query: Ready, view: View, request: SearchRequest) -> BestPage | None:
     """The page of a request that sorts by score, from the pruned kernels; None if they cannot tell."""
-    found: int | None
     track = request.track_total_hits
     size = request.from_ + request.size if request.size else 0
-    keys: NDArray[np.int64] | None = _NO_KEYS
-    surely = query.at_least() if track is not True and track is not False else 0
-    if track is not False and surely <= track:
-        keys, found = query.best_and_number(size) if size else (_NO_KEYS, query.number())
+    best: Found | None = NOTHING_FOUND
+    number: int | None = 0
+    if track is False or (track is not True and (number := query.at_least()) > track):
+        best = query.best(size) if size else best
+    elif size:
+        best, number = query.best_and_number(size)
     else:
-        found = surely
-        keys = query.best(size) if size else _NO_KEYS
-    if keys is None or found is None:
-        return None
-    return BestPage(keys, found, view, request)
+        number = query.number()
+    return None if best is None or number is None else BestPage(best, number, view, request)
 
 
 def by_score(request: SearchRequest) -> bool:
@@ -124,15 +62,12 @@ def by_score(request: SearchRequest) -> bool:
     return not keys or (len(keys) == 1 and keys[0].field == SCORE and keys[0].descending)
 
 
-_NO_KEYS = np.zeros(0, np.int64)
-
-
 def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool) -> Page:
     size = request.from_ + request.size
     if isinstance(plan, NothingPlan):
-        return Page([], 0, None)
+        return Page([], 0, None, view, request)
     if request.size == 0:
-        return Page([], count_all(plan, view), None)
+        return Page([], count_all(plan, view), None, view, request)
     if isinstance(plan, ScorePlan) and plan.bounded is not None:
         from .bounded import best
 
@@ -157,11 +92,11 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
         order = np.lexsort((docs, leaves, -scores))[:size]
         docs, scores, leaves = docs[order], scores[order], leaves[order]
     else:
-        return Page([], 0, None)
+        return Page([], 0, None, view, request)
     page = slice(request.from_, size)
     rows = [Row(leaf, doc, score, [float(score)] if show_sort else None)
             for leaf, doc, score in zip(leaves[page].tolist(), docs[page].tolist(), scores[page], strict=True)]
-    return Page(rows, found, scores[0] if scores.size else None)
+    return Page(rows, found, float(scores[0]) if scores.size and not request.sort else None, view, request)
 
 
 # --- by keys -----------------------------------------------------------------------------------------------
@@ -230,7 +165,7 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
     for at in range(len(keys) - 1, -1, -1):
         entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)
     rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
-    return Page(rows, found, None)
+    return Page(rows, found, None, view, request)
 
 
 def _candidates(

@@ -40,7 +40,7 @@ from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation
 from ..segment import Segment
 from ..tiering import HOT
 from ..tiering.local import LocalTier
-from . import ids, incoming, store
+from . import ids, incoming, process, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
@@ -153,7 +153,7 @@ class Index:
     ) -> None:
         self._files = files
         self._directory = directory
-        self._process = os.getpid()
+        self._process = process.number
         self._writer = writer
         self._hold = hold
         self._closed = False
@@ -407,14 +407,16 @@ class Index:
         track_total_hits: bool | int | None = None, profile: bool | None = None,
     ) -> SearchResult:
         """See :meth:`Reader.search`."""
-        self._check()
-        return self._reader.search(query_or_body, size=size, from_=from_, sort=sort, aggs=aggs, source=source,
-                                   highlight=highlight, track_total_hits=track_total_hits, profile=profile)
+        if self._closed or self._process != process.number:
+            self._check()
+        reader = self._followed if self._writer is None else self._writer.published
+        return reader._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """See :meth:`Reader.count`."""
-        self._check()
-        return self._reader.count(query)
+        if self._closed or self._process != process.number:
+            self._check()
+        return (self._followed if self._writer is None else self._writer.published).count(query)
 
     def explain(self, query: q.Query | dict[str, Any], id: str) -> Explanation:
         """See :meth:`Reader.explain`."""
@@ -533,7 +535,7 @@ class Index:
 
     def close(self) -> None:
         """Flush and let the index go; closing twice is allowed. After a failed commit nothing is flushed."""
-        if self._process != os.getpid():
+        if self._process != process.number:
             return
         with self._closing:
             if self._closed:
@@ -572,7 +574,7 @@ class Index:
         self.close()
 
     def __repr__(self) -> str:
-        if self._closed or self._process != os.getpid():
+        if self._closed or self._process != process.number:
             return f"Index({self._directory!r}, closed)"
         infos = self._reader.segments()
         return f"Index({self._directory!r}, docs={sum(info.docs for info in infos)}, segments={len(infos)})"
@@ -580,7 +582,7 @@ class Index:
     # Inside
 
     def _check(self) -> None:
-        if self._process != os.getpid():
+        if self._process != process.number:
             raise IndexClosedError("the index was opened before this process was forked", path=self._directory,
                                    fix="open the index after the fork, or start processes by 'spawn'")
         if self._closed:

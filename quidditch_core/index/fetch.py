@@ -13,13 +13,13 @@ from ..dsl import HighlightRequest, SearchRequest
 from ..errors import QueryError
 from ..mapping import FieldType, Mapping
 from ..result import Hit
-from .collect import Row
 from .ids import ids_of
 from .source import filter_source, wildcard_match
 from .view import View
 
 if TYPE_CHECKING:
     from .highlight import Phrase, Target
+    from .page import Row
 
 
 def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:

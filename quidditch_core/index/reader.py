@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import lru_cache
 from types import TracebackType
@@ -14,13 +13,13 @@ from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
 from ..dsl import SearchRequest, parse_aggs, parse_body, parse_highlight, parse_query, parse_sort, parse_source
 from ..errors import IndexClosedError, NotFoundError, QueryError
-from ..result import Document, Explanation, Hit, Profile, SearchResult, Total
+from ..result import Document, Explanation, Profile, SearchResult, Total
 from ..segment import Segment, mask_of
-from . import ids
-from .best import Work, last_work, prepared
-from .collect import BestPage, Page, by_score, collect, collect_best, count_all
-from .fetch import fetch
-from .plan import plan
+from . import ids, process
+from .best import Ready, prepared
+from .collect import by_score, collect, collect_best, count_all
+from .page import BestPage, Page
+from .plan import Plan, plan
 from .view import View
 
 
@@ -45,7 +44,7 @@ class Reader:
 
     def __init__(self, view: View) -> None:
         self._view: View | None = view
-        self._process = os.getpid()
+        self._process = process.number
 
     @property
     def view(self) -> View:
@@ -53,7 +52,7 @@ class Reader:
         view = self._view  # once: close() may come from another thread
         if view is None:
             raise IndexClosedError("the reader is closed", fix="make another with index.reader()")
-        if self._process != os.getpid():
+        if self._process != process.number:
             raise IndexClosedError("the reader was made before this process was forked",
                                    fix="open the index after the fork, or start processes by 'spawn'")
         return view
@@ -73,45 +72,48 @@ class Reader:
 
         Raises QueryError (with the JSON path), UnsupportedError.
         """
+        return self._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
+
+    def _search(
+        self, query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, sort: Any, aggs: Any,
+        source: Any, highlight: Any, track_total_hits: bool | int | None, profile: bool | None,
+    ) -> SearchResult:
         started = time.perf_counter()
-        view = self.view
-        if (isinstance(query_or_body, q.Query) and sort is None and aggs is None and highlight is None
-                and profile is None and type(size) in _PLAIN and type(from_) in _PLAIN and type(source) in _PLAIN
-                and type(track_total_hits) in _PLAIN):
-            query = query_or_body
-            request = _form(size, from_, source, track_total_hits)
-        else:
-            request = _request(query_or_body, size, from_, track_total_hits, sort, source, highlight, profile, aggs)
-            query = request.query
-        window = view.settings.max_result_window
-        if request.from_ + request.size > window:
+        view = self._view
+        if view is None or self._process != process.number:
+            view = self.view
+        query, request = _asked(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
+        if request.from_ + request.size > view.settings.max_result_window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
-                             expected=f"from + size of at most {window}", fix="raise index.max_result_window")
+                             expected=f"from + size of at most {view.settings.max_result_window}",
+                             fix="raise index.max_result_window")
         page: Page | BestPage | None = None
+        ready: Ready | Plan | None = None
         aggregated = None
         if request.aggs:
             from .aggregate import aggregate
 
-            aggregated, found = aggregate(request.aggs, plan(query, view), view)
+            ready = plan(query, view)
+            aggregated, found = aggregate(request.aggs, ready, view)
             if not request.size:
-                page = Page([], found, None)
-        ready = prepared(query, view) if page is None and by_score(request) else None
-        planned = time.perf_counter()
-        if ready is not None:
-            page = collect_best(ready, view, request)
-        pruned = page is not None and ready is not None
+                page = Page([], found, None, view, request)
         if page is None:
-            bound = plan(query, view)
-            planned = time.perf_counter()
-            page = collect(bound, view, request)
-        searched = time.perf_counter()
+            ready = prepared(query, view) if by_score(request) else ready or plan(query, view)
+        planned = time.perf_counter() if request.profile else 0.0
+        if page is None and not isinstance(ready, Plan):
+            assert ready is not None
+            page = collect_best(ready, view, request)
+            if page is None:
+                ready = plan(query, view)
+        if page is None:
+            assert isinstance(ready, Plan)
+            page = collect(ready, view, request)
+        searched = time.perf_counter() if request.profile else 0.0
         total = None if request.track_total_hits is False else _total(page.found, request.track_total_hits)
-        if request.source.enabled or request.highlight is not None:
-            hits = fetch(page.rows, view, request)
-            result = SearchResult(total, hits, None if request.sort else page.max_score, 0.0, None, view.name)
+        if request.highlight is not None or request.source.enabled:
+            result = SearchResult(total, page.make(), page.max_score, 0.0, aggregated, view.name)
         else:
-            result = SearchResult(total, _LaterHits(page, view, request), None, 0.0, None, view.name)
-        result.aggs = aggregated
+            result = SearchResult(total, page, None, 0.0, aggregated, view.name)
         if request.highlight is not None:
             result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
         finished = time.perf_counter()
@@ -119,20 +121,19 @@ class Reader:
         view.latency.observe(finished - started)
         if request.profile:
             times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
-            result.profile = _profile(view, last_work() if pruned and request.size else None,
-                                      "exhaustive" if isinstance(page, BestPage) else page.path,
-                                      None if request.track_total_hits is False else page.found, times)
+            result.profile = _profile(page, None if request.track_total_hits is False else page.found, times)
         return result
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """How many documents match, exactly. ``query``: an object, a clause, or ``{"query": clause}``."""
         started = time.perf_counter()
-        view = self.view
-        asked = query if isinstance(query, q.Query) else _query(query)
-        ready = prepared(asked, view)
-        found = ready.number() if ready is not None else None
+        view = self._view
+        if view is None or self._process != process.number:
+            view = self.view
+        ready = prepared(query if isinstance(query, q.Query) else _query(query), view)
+        found = None if isinstance(ready, Plan) else ready.number()
         if found is None:
-            found = count_all(plan(asked, view), view)
+            found = count_all(ready if isinstance(ready, Plan) else plan(_query(query), view), view)
         view.latency.observe(time.perf_counter() - started)
         return found
 
@@ -185,22 +186,62 @@ class Reader:
         self.close()
 
 
-def _profile(
-    view: View, work: Work | None, path: str, found: int | None, times: tuple[float, float, float],
-) -> Profile:
-    ranges = sum(-(-leaf.segment.docs // 256) for leaf in view.leaves)
-    if work is None:
-        return Profile(path, len(view.leaves), ranges, None, None, None, found, *times)
-    return Profile(work.path, len(view.leaves), ranges, work.blocks, work.postings, work.ranges, found, *times)
+def _profile(page: Page | BestPage, found: int | None, times: tuple[float, float, float]) -> Profile:
+    leaves = page.view.leaves
+    ranges = sum(-(-leaf.segment.docs // 256) for leaf in leaves)
+    if isinstance(page, BestPage) and page.request.size:
+        return Profile(page.path or "exhaustive", len(leaves), ranges, *page.best.work, found, *times)
+    return Profile(page.path or "exhaustive", len(leaves), ranges, None, None, None, found, *times)
 
 
-_PLAIN = {int, bool, type(None)}
+def _asked(
+    query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, sort: Any, aggs: Any,
+    source: Any, highlight: Any, track: bool | int | None, profile: bool | None,
+) -> tuple[q.Query, SearchRequest]:
+    """The query and the rest of what a search is asked for."""
+    if sort is None and aggs is None and highlight is None and profile is None:
+        if isinstance(query_or_body, q.Query):
+            try:
+                return query_or_body, _form(size, from_, source, track)
+            except TypeError:  # a list or dict as source
+                pass
+        elif (type(query_or_body) is dict and size is None and from_ is None and source is None and track is None):
+            request = _read(query_or_body)
+            return request.query, request
+    request = _request(query_or_body, size, from_, track, sort, source, highlight, profile, aggs)
+    return request.query, request
 
 
 @lru_cache(maxsize=256, typed=True)
-def _form(size: int | None, from_: int | None, source: bool | None, track: bool | int | None) -> SearchRequest:
+def _form(size: int | None, from_: int | None, source: Any, track: bool | int | None) -> SearchRequest:
     """The request for any query, where nothing but numbers is asked for: most searches ask for the same."""
     return _request(None, size, from_, track, None, source, None)
+
+
+_bodies: dict[bytes, tuple[dict[str, Any], SearchRequest]] = {}
+"""The last short bodies of requests and what was made of them, by their bytes."""
+_BODIES, _SHORT = 1024, 2048
+
+
+def _read(body: dict[str, Any]) -> SearchRequest:
+    """The request of a body. One that was read before is not read again."""
+    try:
+        key = _encoded(body)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return parse_body(body)
+    known = _bodies.get(key)
+    # The bytes tell 1 from True, which are equal, and being equal tells a date from a text.
+    if known is not None and known[0] == body:
+        return known[1]
+    request = parse_body(body)
+    if len(key) <= _SHORT:
+        if len(_bodies) >= _BODIES:
+            _bodies.clear()
+        _bodies[key] = msgspec.msgpack.decode(key), request
+    return request
+
+
+_encoded = msgspec.msgpack.Encoder().encode
 
 
 def _request(
@@ -232,25 +273,6 @@ def _query(query: q.Query | dict[str, Any] | None) -> q.Query:
     if isinstance(query, dict) and list(query) == ["query"]:
         return parse_query(query["query"])
     return parse_query(query)
-
-
-class _LaterHits:
-    """The hits of a page without sources, made when someone looks at them."""
-
-    __slots__ = ("_page", "_request", "_view")
-
-    def __init__(self, page: Page | BestPage, view: View, request: SearchRequest) -> None:
-        self._page, self._view, self._request = page, view, request
-
-    def __len__(self) -> int:
-        return len(self._page)
-
-    @property
-    def max_score(self) -> float | None:
-        return None if self._request.sort else self._page.max_score
-
-    def make(self) -> list[Hit]:
-        return fetch(self._page.rows, self._view, self._request)
 
 
 def _total(found: int, track: bool | int) -> Total:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .. import metrics
 from ..config import Settings
 from ..mapping import Mapping
+from ..query import Query
 from ..segment import Segment, bit_count, full_bitmap
 from . import bm25, postings, profiles
 from .postings import find
@@ -75,8 +76,9 @@ class View:
         self._statistics: dict[str, FieldStatistics] = {}
         self._bound: dict[tuple[str, bytes, bool], BoundTerm] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
-        self.prepared: dict[tuple[Any, ...], Any] = {}  # what ``best`` made of simple queries
-        self._evictions = profiles.BUDGET.evictions
+        self.prepared: dict[Query, Any] = {}  # what ``best`` made of queries
+        self.evictions = profiles.BUDGET.evictions
+        """Profiles that had been evicted when this view last looked."""
 
     @property
     def live_docs(self) -> int:
@@ -103,7 +105,8 @@ class View:
 
     def bound(self, field: str, term: bytes, *, positions: bool = False) -> BoundTerm:
         """``term`` as the kernels of ``best`` read it in each segment."""
-        self.let_go()
+        if self.evictions != profiles.BUDGET.evictions or len(self._bound) >= _CACHED:
+            self.let_go()
         known = self._bound.get((field, term, positions))
         if known is not None:
             return known
@@ -127,8 +130,13 @@ class View:
         bound = self._bound[(field, term, positions)] = BoundTerm(clauses, keep)
         return bound
 
+    def remember(self, query: Query, made: Any) -> None:
+        """Keep what was made of a query."""
+        self.prepared[query] = made
+        if len(self.prepared) >= _CACHED:
+            self.let_go()
+
     def let_go(self) -> None:
-        """Forget what refers to profiles when some were evicted, or when it is much."""
-        if self._evictions != profiles.BUDGET.evictions or len(self._bound) >= _CACHED or len(self.prepared) >= _CACHED:
-            self._evictions = profiles.BUDGET.evictions
-            self._bound, self.prepared = {}, {}
+        """Forget what refers to profiles: some were evicted, or it is much."""
+        self.evictions = profiles.BUDGET.evictions
+        self._bound, self.prepared = {}, {}
