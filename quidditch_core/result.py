@@ -69,9 +69,9 @@ class Hit(_Sourced):
         highlight: dict[str, list[str]] | None = None,
         index: str | None = None,
     ) -> None:
-        super().__init__(source)
+        self._source = source
         self.id, self.sort, self.highlight, self.index = id, sort, highlight, index
-        self.score = None if score is None else float(score)
+        self.score = score if score is None or type(score) is float else float(score)
 
     def to_dict(self) -> dict[str, Any]:
         """The hit in OpenSearch's form; keys are left out where OpenSearch leaves them out."""

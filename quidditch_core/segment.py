@@ -76,13 +76,15 @@ class Section(NamedTuple):
 
 
 class Sections(Protocol):
-    """Who answers for a segment's bytes. ``need`` makes bytes readable (verified, present) or raises."""
+    """Who answers for a segment's bytes. ``need`` makes bytes readable (verified, present) or raises; ``need_all``
+    does so for several ranges, each (start, length), at once."""
 
     def __contains__(self, name: str) -> bool: ...
     def names(self) -> Iterable[str]: ...
     def size(self, name: str) -> int: ...
     def address(self, name: str) -> int: ...
     def need(self, name: str, start: int, length: int) -> None: ...
+    def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None: ...
     def section(self, name: str) -> Section: ...
 
 
@@ -123,6 +125,9 @@ class RamSections:
         return address(self._sections[name].data)
 
     def need(self, name: str, start: int, length: int) -> None:
+        return None
+
+    def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         return None
 
     def section(self, name: str) -> Section:

@@ -407,6 +407,9 @@ class _Spoiled:
     def need(self, name: str, start: int, length: int) -> None:
         self._sections.need(name, start, length)
 
+    def need_all(self, name: str, ranges: Any) -> None:
+        self._sections.need_all(name, ranges)
+
     def address(self, name: str) -> int:
         return self._data.__array_interface__["data"][0] if name == self._name else self._sections.address(name)
 

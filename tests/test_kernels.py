@@ -18,7 +18,7 @@ import mmap
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -240,6 +240,10 @@ class FencedSections:
 
     def need(self, name: str, start: int, length: int) -> None:
         assert start + length <= self.size(name)
+
+    def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
+        for start, length in ranges:
+            self.need(name, start, length)
 
     def section(self, name: str) -> Section:
         return self._sections[name]

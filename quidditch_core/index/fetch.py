@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,46 +20,52 @@ from .view import View
 
 if TYPE_CHECKING:
     from .highlight import Phrase, Target
-    from .page import Row
 
 
-def fetch(rows: list[Row], view: View, request: SearchRequest) -> list[Hit]:
-    """The hits of ``rows``. Without source and highlight no stored unit is read."""
+def fetch(
+    leaves: list[int], docs: list[int], scores: Sequence[float | None], sorts: Sequence[list[Any] | None], view: View,
+    request: SearchRequest,
+) -> list[Hit]:
+    """The hits of a page: for each its segment, document, score and sort values. Without source and highlight no stored
+    unit is read."""
     wanted = request.source
+    ids, stored = _read(leaves, docs, view, stored=wanted.enabled or request.highlight is not None)
+    if request.highlight is None and (wanted.everything or not wanted.enabled):
+        return list(map(Hit, ids, scores, stored, sorts))
     highlighter = None
     if request.highlight is not None:
         from .highlight import Highlighter
 
         highlighter = Highlighter(targets(request.query, request.highlight, view.mapping))
     hits = []
-    for (leaf, doc, score, sort), id in zip(rows, _ids(rows, view), strict=True):
-        segment = view.leaves[leaf].segment
-        source: bytes | dict[str, Any] | None = None
-        marked = None
-        if wanted.enabled or highlighter is not None:
-            stored = reader(segment).read(doc)
-            source = stored if wanted.enabled else None
-            if highlighter is not None or (wanted.enabled and not wanted.everything):
-                decoded: dict[str, Any] = msgspec.json.decode(stored)
-                if highlighter is not None:
-                    marked = highlighter.highlight(decoded)
-                if wanted.enabled and not wanted.everything:
-                    source = filter_source(decoded, wanted)
-        hits.append(Hit(id, None if score is None else float(score), source, sort, marked))
+    for id, score, sort, document in zip(ids, scores, sorts, stored, strict=True):
+        assert document is not None
+        decoded: dict[str, Any] = msgspec.json.decode(document)
+        source = None if not wanted.enabled else document if wanted.everything else filter_source(decoded, wanted)
+        hits.append(Hit(id, score, source, sort, None if highlighter is None else highlighter.highlight(decoded)))
     return hits
 
 
-def _ids(rows: list[Row], view: View) -> list[str]:
-    """The id of each row."""
+def _read(
+    leaves: list[int], docs: list[int], view: View, *, stored: bool,
+) -> tuple[list[str], list[bytes] | list[None]]:
+    """The id of each document, and its stored bytes if they are asked for."""
+    if len(set(leaves)) == 1:
+        segment = view.leaves[leaves[0]].segment
+        return ids_of(segment, docs), reader(segment).read_all(docs) if stored else [None] * len(docs)
     by_leaf: dict[int, list[int]] = {}
-    for at, row in enumerate(rows):
-        by_leaf.setdefault(row.leaf, []).append(at)
-    found = [""] * len(rows)
+    for at, leaf in enumerate(leaves):
+        by_leaf.setdefault(leaf, []).append(at)
+    ids, sources = [""] * len(docs), [b""] * len(docs)
     for leaf, places in by_leaf.items():
-        ids = ids_of(view.leaves[leaf].segment, [rows[at].doc for at in places])
-        for at, id in zip(places, ids, strict=True):
-            found[at] = id
-    return found
+        segment = view.leaves[leaf].segment
+        own = [docs[at] for at in places]
+        for at, id in zip(places, ids_of(segment, own), strict=True):
+            ids[at] = id
+        if stored:
+            for at, source in zip(places, reader(segment).read_all(own), strict=True):
+                sources[at] = source
+    return ids, sources if stored else [None] * len(docs)
 
 
 class _Sought:

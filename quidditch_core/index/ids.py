@@ -84,37 +84,33 @@ WHOLE = 4 << 20
 def id_of(segment: Segment, doc: int) -> bytes:
     """The id of a document."""
     starts, base, data, whole = _table(segment)
-    start, end = starts.item(doc) + base, starts.item(doc + 1) + base
+    start, end = starts[doc] + base, starts[doc + 1] + base
     if not whole:
         segment.sections.need("ids", start, end - start)
     return bytes(data[start:end])
 
 
-def _table(segment: Segment) -> tuple[NDArray[Any], int, memoryview, bool]:
+def _table(segment: Segment) -> tuple[memoryview, int, memoryview, bool]:
     """Starts and their base, the bytes of the ids, and whether all of them are readable."""
-    table: tuple[NDArray[Any], int, memoryview, bool] | None = segment.cache.get("ids.table")
+    table: tuple[memoryview, int, memoryview, bool] | None = segment.cache.get("ids.table")
     if table is None:
         size = segment.sections.size("ids")
         whole = size <= WHOLE
         if whole:
             segment.sections.need("ids", 0, size)
         starts, base = segment.starts("ids.start", segment.docs, size)
-        table = segment.cache["ids.table"] = starts, base, segment.sections.section("ids").data.data, whole
+        table = segment.cache["ids.table"] = starts.data, base, segment.sections.section("ids").data.data, whole
     return table
 
 
 def ids_of(segment: Segment, docs: list[int]) -> list[str]:
-    """The ids of some documents; many are read as one range."""
-    if len(docs) < 32:
-        return [segment.text(id_of(segment, doc)) for doc in docs]
+    """The ids of some documents."""
     starts, base, data, whole = _table(segment)
-    at = np.array(docs, np.int64)
-    begins, ends = starts[at].astype(np.int64) + base, starts[at + 1].astype(np.int64) + base
-    first = int(begins.min())
+    ranges = [(starts[doc] + base, starts[doc + 1] + base) for doc in docs]
     if not whole:
-        segment.sections.need("ids", first, int(ends.max()) - first)
+        segment.sections.need_all("ids", [(begin, end - begin) for begin, end in ranges])
     try:
-        return [str(data[begin:end], "utf-8") for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        return [str(data[begin:end], "utf-8") for begin, end in ranges]
     except UnicodeDecodeError as error:
         raise segment.damaged("an id that is not UTF-8", found=error.object) from None
 

@@ -39,11 +39,14 @@ class Page(msgspec.Struct, frozen=True):
         return len(self.rows)
 
     def make(self) -> list[Hit]:
-        return fetch(self.rows, self.view, self.request)
+        rows = self.rows
+        return fetch([row.leaf for row in rows], [row.doc for row in rows],
+                     [None if row.score is None else float(row.score) for row in rows], [row.sort for row in rows],
+                     self.view, self.request)
 
 
 class BestPage(msgspec.Struct, frozen=True):
-    """A page as the kernels found it, with the keys of all hits before it; rows are made when someone asks."""
+    """A page as the kernels found it, with the keys of all hits before it; hits are made when someone asks."""
 
     best: Found
     found: int
@@ -61,17 +64,17 @@ class BestPage(msgspec.Struct, frozen=True):
     def max_score(self) -> float | None:
         return _scores(self.best.keys[:1])[0] if self.best and not self.request.sort else None
 
-    @property
-    def rows(self) -> list[Row]:
-        keys = self.best.keys[self.request.from_ :]
-        bases, show_sort = self.view.bases, bool(self.request.sort)
-        numbers = [0xFFFFFFFF - (key & 0xFFFFFFFF) for key in keys]
-        leaves = [bisect_right(bases, number) - 1 for number in numbers] if len(bases) > 2 else [0] * len(numbers)
-        return [Row(leaf, number - bases[leaf], score, [score] if show_sort else None)
-                for number, leaf, score in zip(numbers, leaves, _scores(keys), strict=True)]
-
     def make(self) -> list[Hit]:
-        return fetch(self.rows, self.view, self.request)
+        keys = self.best.keys[self.request.from_ :]
+        bases = self.view.bases
+        docs = [0xFFFFFFFF - (key & 0xFFFFFFFF) for key in keys]
+        leaves = [0] * len(docs)
+        if len(bases) > 2:
+            leaves = [bisect_right(bases, number) - 1 for number in docs]
+            docs = [number - bases[leaf] for number, leaf in zip(docs, leaves, strict=True)]
+        scores = _scores(keys)
+        return fetch(leaves, docs, scores, [[score] for score in scores] if self.request.sort else [None] * len(docs),
+                     self.view, self.request)
 
 
 def _scores(keys: memoryview) -> list[float]:

@@ -7,7 +7,7 @@ a blob (``files.Blob``).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -167,13 +167,19 @@ class BlobSections:
         return self._blob.address + entry.offset
 
     def need(self, name: str, start: int, length: int) -> None:
+        self.need_all(name, ((start, length),))
+
+    def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         entry = self._entries.get(name)
-        if entry is None or start < 0 or length < 0 or start + length > entry.length:
-            raise CorruptIndexError("bytes outside a section are referred to", path=f"{self._blob.name}:{name}",
-                                    found=(start, length), expected=f"within {entry.length if entry else 0} bytes",
-                                    fix="restore the segment from a snapshot")
-        if length and entry.offset < self._tail_offset:
-            self._blob.need(((entry.offset + start, length),))
+        size = entry.length if entry else 0
+        for start, length in ranges:
+            if entry is None or start < 0 or length < 0 or start + length > size:
+                raise CorruptIndexError("bytes outside a section are referred to", path=f"{self._blob.name}:{name}",
+                                        found=(start, length), expected=f"within {size} bytes",
+                                        fix="restore the segment from a snapshot")
+        if entry is not None and entry.offset < self._tail_offset:
+            at = entry.offset
+            self._blob.need([(at + start, length) for start, length in ranges if length])
 
     def section(self, name: str) -> Section:
         entry = self._entries[name]

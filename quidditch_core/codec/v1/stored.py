@@ -9,9 +9,9 @@ merging copies frames with their dictionaries, as long as these are few.
 from __future__ import annotations
 
 import itertools
-import threading
+import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ DICTIONARY_MINIMUM = 1 << 20
 """Raw bytes of a segment below which no dictionary is trained."""
 DICTIONARY_MAXIMUM = 110 << 10
 _SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
-_TRIES = 3  # frames held back by a thread's cache of decoded units
+_RECENT = 3  # decoded units that are kept for who reads one document after the other
 _BATCH = 4 << 20  # raw bytes that are encoded at once
 
 Dictionary = zstandard.ZstdCompressionDict
@@ -309,39 +309,60 @@ class _Frames:
 
 
 class StoredReader:
-    """Reads the documents of one segment. Safe to share between threads: each keeps its own decompressor."""
+    """Reads the documents of one segment. Safe to share between threads: each call has decompressors of its own."""
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
-        self._local = threading.local()
-        self._known: tuple[NDArray[Any], int, NDArray[Any], int, NDArray[np.uint8]] | None = None
+        self._idle: list[FrameReader] = []
+        self._known: _Table | None = None
 
     def read(self, doc: int) -> bytes:
         """The stored bytes of a document."""
+        return self.read_all([doc])[0]
+
+    def read_all(self, docs: list[int]) -> list[bytes]:
+        """The stored bytes of some documents; what is to be read of them is asked for at once."""
         segment = self._segment
+        if not docs:
+            return []
         if segment.stored == "raw":
             starts, base = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
-            start, end = int(starts[doc]) + base, int(starts[doc + 1]) + base
-            segment.sections.need("stored", start, end - start)
-            return segment.sections.section("stored").data[start:end].tobytes()
-        firsts, base, _, _, _ = self._table()
-        unit = -1
-        if 0 <= doc - base <= np.iinfo(firsts.dtype).max:
-            # A number of another type than the array's would convert the whole array first.
-            unit = int(firsts.searchsorted(firsts.dtype.type(doc - base), side="right")) - 1
-        if not 0 <= unit < firsts.size - 1:
-            raise segment.damaged("a document is in no stored unit", found=doc)
-        first = firsts.item(unit) + base
-        count = firsts.item(unit + 1) + base - first
-        raw = self._unit(unit)
-        at = doc - first
-        if not 0 <= at < count or 4 * count + int.from_bytes(raw[4 * count - 4 : 4 * count], "little") != len(raw):
-            raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
-        start = int.from_bytes(raw[4 * at - 4 : 4 * at], "little") if at else 0
-        end = int.from_bytes(raw[4 * at : 4 * at + 4], "little")
-        if not start <= end <= len(raw) - 4 * count:
-            raise segment.damaged("a stored document lies outside its unit", found=(start, end))
-        return raw[4 * count + start : 4 * count + end]
+            edges = [(starts.item(doc) + base, starts.item(doc + 1) + base) for doc in docs]
+            segment.sections.need_all("stored", [(start, end - start) for start, end in edges])
+            data = segment.sections.section("stored").data
+            return [data[start:end].tobytes() for start, end in edges]
+        table = self._table()
+        units = self._units_of(docs, table)
+        decoded = self._decoded(units, table)
+        firsts, base = table.firsts, table.base
+        found = []
+        for doc, unit in zip(docs, units, strict=True):
+            raw = decoded[unit]
+            first = firsts[unit]
+            body = 4 * (firsts[unit + 1] - first)
+            at = 4 * (doc - base - first)
+            size = len(raw) - body
+            if not 0 <= at < body or size < 0 or _END.unpack_from(raw, body - 4)[0] != size:
+                raise segment.damaged("a stored unit does not hold what its number of documents says", found=body // 4)
+            start, end = _EDGES.unpack_from(raw, at - 4) if at else (0, *_END.unpack_from(raw))
+            if not start <= end <= size:
+                raise segment.damaged("a stored document lies outside its unit", found=(start, end))
+            found.append(raw[body + start : body + end])
+        return found
+
+    def _units_of(self, docs: list[int], table: _Table) -> list[int]:
+        """The unit that each document is in."""
+        numbers, base = table.numbers, table.base
+        least, most = min(docs) - base, max(docs) - base
+        units: list[int] = []
+        if least >= 0 and most <= table.most:
+            # Numbers of another type than the array's would convert the whole array first.
+            wanted = np.array(docs, np.int64)
+            wanted -= base
+            units = (numbers.searchsorted(wanted.astype(numbers.dtype), side="right") - 1).tolist()
+        if not units or min(units) < 0 or max(units) >= numbers.size - 1:
+            raise self._segment.damaged("a document is in no stored unit", found=(least + base, most + base))
+        return units
 
     def units(self, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Documents]]:
         """The first document and the documents of units ``begin`` .. ``end`` - 1, or all."""
@@ -352,7 +373,7 @@ class StoredReader:
             raise segment.damaged("stored units do not follow each other")
         for unit in range(begin, edges.size - 1 if end is None else end):
             first, count = int(edges[unit]), int(edges[unit + 1] - edges[unit])
-            raw = self._unit(unit)
+            raw = self._decoded((unit,), self._table())[unit]
             if len(raw) < 4 * count:
                 raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
             ends = np.frombuffer(raw, "<u4", count).astype(np.int64)
@@ -360,51 +381,75 @@ class StoredReader:
                 raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
             yield first, Documents(memoryview(raw)[4 * count :], ends)
 
-    def _table(self) -> tuple[NDArray[Any], int, NDArray[Any], int, NDArray[np.uint8]]:
-        """First document of each unit, and its base; where each begins, and its base; the units' bytes."""
+    def _table(self) -> _Table:
         if self._known is None:
             sections = self._segment.sections
             firsts, base = self._segment.narrow("stored.first")
             starts, start = self._segment.starts("stored.start", firsts.size - 1, sections.size("stored"))
-            self._known = firsts, base, starts, start, sections.section("stored").data
+            self._known = _Table(firsts, int(np.iinfo(firsts.dtype).max), firsts.data, base, starts.data, start,
+                                 sections.section("stored").data.data)
         return self._known
 
-    def _unit(self, unit: int) -> bytes:
-        recent: dict[int, bytes] | None = getattr(self._local, "units", None)
-        if recent is None:
-            self._local.frames = FrameReader(dictionaries_of(self._segment))
-            recent = self._local.units = {}
-        raw = recent.get(unit)
-        if raw is None:
-            _, _, starts, base, data = self._table()
-            start, end = starts.item(unit) + base, starts.item(unit + 1) + base
-            self._segment.sections.need("stored", start, end - start)
-            raw = self._decompress(data[start:end].tobytes())
-            if len(recent) >= _TRIES:
-                recent.pop(next(iter(recent)))
-            recent[unit] = raw
-        return raw
-
-    def _decompress(self, frame: bytes) -> bytes:
-        """One frame, never more than it says and never more than MAX_UNIT."""
-        frame_size(self._segment, frame)
-        frames: FrameReader = self._local.frames
+    def _decoded(self, units: Iterable[int], table: _Table) -> dict[int, bytes]:
+        """The bytes of some units, and maybe of others that were read lately."""
         try:
-            return frames.of(frame).decompress(frame)
+            frames = self._idle.pop()
+        except IndexError:
+            frames = FrameReader(dictionaries_of(self._segment))
+        decoded = dict(frames.recent)
+        missing = [unit for unit in dict.fromkeys(units) if unit not in decoded]
+        if missing:
+            starts, base, data = table.starts, table.start, table.data
+            ranges = [(start := starts[unit] + base, starts[unit + 1] + base - start) for unit in missing]
+            self._segment.sections.need_all("stored", ranges)
+            for unit, (start, length) in zip(missing, ranges, strict=True):
+                decoded[unit] = self._decompress(frames, data[start : start + length])
+            frames.recent = {unit: decoded[unit] for unit in list(decoded)[-_RECENT:]}
+        self._idle.append(frames)
+        return decoded
+
+    def _decompress(self, frames: FrameReader, frame: memoryview) -> bytes:
+        """One frame, never more than it says and never more than MAX_UNIT."""
+        try:
+            told = zstandard.get_frame_parameters(frame)
+            if told.content_size > MAX_UNIT:
+                raise self._segment.damaged("a stored unit has an impossible size", found=told.content_size)
+            return frames.by_id(told.dict_id).decompress(frame)
         except (zstandard.ZstdError, KeyError) as error:
             raise self._segment.damaged("a stored unit does not decompress", found=str(error)) from error
 
 
+class _Table(NamedTuple):
+    """The first document of each unit as an array, whose numbers are ``most`` at most, and as plain numbers, and its
+    base; where each unit begins, and its base; the bytes of all."""
+
+    numbers: NDArray[Any]
+    most: int
+    firsts: memoryview
+    base: int
+    starts: memoryview
+    start: int
+    data: memoryview
+
+
+_END = struct.Struct("<I")
+_EDGES = struct.Struct("<II")
+
+
 class FrameReader:
-    """A thread's decompressors, one a dictionary."""
+    """Decompressors for one thread at a time, one a dictionary; and the units that it decoded last."""
 
     def __init__(self, dictionaries: dict[int, Dictionary]) -> None:
         self._dictionaries = dictionaries
         self._made: dict[int, zstandard.ZstdDecompressor] = {}
+        self.recent: dict[int, bytes] = {}
 
     def of(self, frame: bytes) -> zstandard.ZstdDecompressor:
         """The decompressor for a frame; ZstdError if it is none, KeyError without its dictionary."""
-        id = zstandard.get_frame_parameters(frame).dict_id
+        return self.by_id(zstandard.get_frame_parameters(frame).dict_id)
+
+    def by_id(self, id: int) -> zstandard.ZstdDecompressor:
+        """The decompressor for frames with a dictionary, or for 0 without one."""
         made = self._made.get(id)
         if made is None:
             made = self._made[id] = zstandard.ZstdDecompressor(dict_data=self._dictionaries[id] if id else None)
