@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,25 @@ def test_whatever_is_encoded_and_merged_is_read_back(
     sections = stored.merge_raw(sources)
     segment = Segment("r", len(kept), [], sections)
     assert [stored.reader(segment).read(doc) for doc in range(len(kept))] == kept
+
+
+@pytest.mark.parametrize("kept", [0, 5_000, 1 << 20])
+def test_pages_are_read_in_any_order(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_KEPT", kept)
+    documents = words(1, 3_000)
+    rng = random.Random(kept)
+    for segment in (raw(documents), encoded(documents)):
+        reader = stored.reader(segment)
+        assert reader.read_all([]) == []
+        for size in (1, 2, 10, 300) * 5:
+            page = [rng.randrange(len(documents)) for _ in range(size)]
+            assert reader.read_all(page) == [documents[doc] for doc in page]
+        assert sum(map(len, reader._kept.values())) == reader._kept_bytes <= kept
+    for doc in (-1, len(documents)):
+        with pytest.raises(qc.errors.CorruptIndexError):
+            reader.read_all([0, doc])
+        with pytest.raises(qc.errors.CorruptIndexError):
+            reader.read(doc)
 
 
 def test_frames_are_copied_with_their_dictionaries() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import struct
+import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,7 +33,7 @@ DICTIONARY_MINIMUM = 1 << 20
 """Raw bytes of a segment below which no dictionary is trained."""
 DICTIONARY_MAXIMUM = 110 << 10
 _SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
-_RECENT = 3  # decoded units that are kept for who reads one document after the other
+_KEPT = 2 << 20  # bytes of decoded units that a reader keeps: some documents are asked for again and again
 _BATCH = 4 << 20  # raw bytes that are encoded at once
 
 Dictionary = zstandard.ZstdCompressionDict
@@ -314,6 +316,9 @@ class StoredReader:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._idle: list[FrameReader] = []
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._keeping = threading.Lock()
         self._known: _Table | None = None
 
     def read(self, doc: int) -> bytes:
@@ -357,9 +362,12 @@ class StoredReader:
         units: list[int] = []
         if least >= 0 and most <= table.most:
             # Numbers of another type than the array's would convert the whole array first.
-            wanted = np.array(docs, np.int64)
-            wanted -= base
-            units = (numbers.searchsorted(wanted.astype(numbers.dtype), side="right") - 1).tolist()
+            if least == most:
+                units = [int(numbers.searchsorted(numbers.dtype.type(least), side="right")) - 1] * len(docs)
+            else:
+                wanted = np.array(docs, np.int64)
+                wanted -= base
+                units = (numbers.searchsorted(wanted.astype(numbers.dtype), side="right") - 1).tolist()
         if not units or min(units) < 0 or max(units) >= numbers.size - 1:
             raise self._segment.damaged("a document is in no stored unit", found=(least + base, most + base))
         return units
@@ -371,9 +379,12 @@ class StoredReader:
         edges = firsts.astype(np.int64) + base
         if edges.size < 1 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
             raise segment.damaged("stored units do not follow each other")
+        table, frames = self._table(), FrameReader(dictionaries_of(segment))
         for unit in range(begin, edges.size - 1 if end is None else end):
             first, count = int(edges[unit]), int(edges[unit + 1] - edges[unit])
-            raw = self._decoded((unit,), self._table())[unit]
+            start, stop = table.starts[unit] + table.start, table.starts[unit + 1] + table.start
+            segment.sections.need("stored", start, stop - start)
+            raw = self._decompress(frames, table.data[start:stop])
             if len(raw) < 4 * count:
                 raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
             ends = np.frombuffer(raw, "<u4", count).astype(np.int64)
@@ -390,23 +401,35 @@ class StoredReader:
                                  sections.section("stored").data.data)
         return self._known
 
-    def _decoded(self, units: Iterable[int], table: _Table) -> dict[int, bytes]:
-        """The bytes of some units, and maybe of others that were read lately."""
-        try:
-            frames = self._idle.pop()
-        except IndexError:
-            frames = FrameReader(dictionaries_of(self._segment))
-        decoded = dict(frames.recent)
+    def _decoded(self, units: list[int], table: _Table) -> dict[int, bytes]:
+        """The bytes of some units."""
+        kept = self._kept
+        decoded = {unit: raw for unit in units if (raw := kept.get(unit)) is not None}
         missing = [unit for unit in dict.fromkeys(units) if unit not in decoded]
         if missing:
+            try:
+                frames = self._idle.pop()
+            except IndexError:
+                frames = FrameReader(dictionaries_of(self._segment))
             starts, base, data = table.starts, table.start, table.data
             ranges = [(start := starts[unit] + base, starts[unit + 1] + base - start) for unit in missing]
             self._segment.sections.need_all("stored", ranges)
             for unit, (start, length) in zip(missing, ranges, strict=True):
                 decoded[unit] = self._decompress(frames, data[start : start + length])
-            frames.recent = {unit: decoded[unit] for unit in list(decoded)[-_RECENT:]}
-        self._idle.append(frames)
+            self._idle.append(frames)
+            self._keep({unit: decoded[unit] for unit in missing})
         return decoded
+
+    def _keep(self, decoded: dict[int, bytes]) -> None:
+        """Keep decoded units; those that came first go."""
+        with self._keeping:
+            kept = self._kept
+            for unit, raw in decoded.items():
+                if unit not in kept and len(raw) <= _KEPT:
+                    kept[unit] = raw
+                    self._kept_bytes += len(raw)
+            while self._kept_bytes > _KEPT:
+                self._kept_bytes -= len(kept.popitem(last=False)[1])
 
     def _decompress(self, frames: FrameReader, frame: memoryview) -> bytes:
         """One frame, never more than it says and never more than MAX_UNIT."""
@@ -437,12 +460,11 @@ _EDGES = struct.Struct("<II")
 
 
 class FrameReader:
-    """Decompressors for one thread at a time, one a dictionary; and the units that it decoded last."""
+    """Decompressors for one thread at a time, one a dictionary."""
 
     def __init__(self, dictionaries: dict[int, Dictionary]) -> None:
         self._dictionaries = dictionaries
         self._made: dict[int, zstandard.ZstdDecompressor] = {}
-        self.recent: dict[int, bytes] = {}
 
     def of(self, frame: bytes) -> zstandard.ZstdDecompressor:
         """The decompressor for a frame; ZstdError if it is none, KeyError without its dictionary."""
