@@ -6,7 +6,6 @@ broken by (position of the segment, document), so that a page is the same every 
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,9 +16,9 @@ from ..dsl import SearchRequest, SortKey
 from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, bit_count, docs_of, full_bitmap
-from . import columns, postings, slices
+from . import columns, postings
 from .best import NOTHING_FOUND, Found, Ready
-from .execute import Top, bitmap, count, scored, top
+from .execute import bitmap, count, scored, top
 from .page import BestPage, Page, Row
 from .plan import AllPlan, NothingPlan, Plan, ScorePlan
 from .view import View
@@ -74,13 +73,7 @@ def _by_score(plan: Plan, view: View, request: SearchRequest, *, show_sort: bool
         bounded = best(plan, plan.bounded, view, request, show_sort=show_sort)
         if bounded is not None:
             return bounded
-    groups = slices.groups(view)
-
-    def search(group: list[int]) -> list[Top]:
-        return [top(plan, view.leaves[at].segment, view.leaves[at].live, size) for at in group]
-
-    by_leaf = sorted(zip(itertools.chain(*groups), itertools.chain(*slices.each(search, groups)), strict=True))
-    parts = [part for _, part in by_leaf]
+    parts = [top(plan, leaf.segment, leaf.live, size) for leaf in view.leaves]
     found = sum(part.found for part in parts)
     if len(parts) == 1:
         docs, scores = parts[0].docs, parts[0].scores

@@ -1,6 +1,6 @@
 """One search by several threads: the segments of a view in groups of about as many documents each.
 
-Threads pay only where a search takes long, so that is what callers ask for; kernels release the GIL.
+Threads pay only where a search takes long, and in kernels, which let go of the GIL.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from .view import View
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-COST = 50_000
-"""Postings of a search below which one thread is as quick: handing work over costs some 50 us."""
+COST = 500_000
+"""Postings of a search below which one thread is as quick: handing work over costs some 50 us, and threads share no
+threshold."""
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
