@@ -130,8 +130,8 @@ class Prepared:
     ``exact`` tells apart queries that are equal but for the types of their numbers; None if they have none.
     """
 
-    __slots__ = ("_accepted", "_at_least", "_calls", "_docs", "_frequency", "_leaves", "_top", "_view", "exact",
-                 "shape")
+    __slots__ = ("_accepted", "_at_least", "_at_once", "_calls", "_docs", "_frequency", "_leaves", "_top", "_view",
+                 "exact", "shape")
 
     def __init__(self, shape: Shape, view: View, leaves: Sequence[int] | None = None) -> None:
         self.shape = shape
@@ -143,36 +143,50 @@ class Prepared:
         self._calls: dict[int, _Described] = {}
         self._accepted: dict[int, NDArray[np.uint64] | None] = {}
         self._frequency = self._at_least = -1
+        self._at_once: bool | None = None
 
     def best(self, limit: int) -> Found | None:
         """The ``limit`` best live documents; None where the view is too large, or the query too wide."""
         call = self._top
         if call is None:
-            call = self._top = self._describe(intersection.TOP)
+            call = self._top = self._describe(union.TOP)
         return _run(call, limit if limit < self._docs else self._docs)
 
     def best_and_number(self, limit: int) -> tuple[Found | None, int | None]:
         """Both of :meth:`best` and :meth:`number`, in one pass where two would read the same."""
-        if self.shape.phrase is None:
+        if not self._is_counted_at_once():
             return self.best(limit), self.number()
-        found = _run(self._call(intersection.BOTH), limit if limit < self._docs else self._docs)
+        found = _run(self._call(union.BOTH), limit if limit < self._docs else self._docs)
         return found, None if found is None else found.number
 
     def number(self) -> int | None:
         """How many live documents match; None as of :meth:`best`."""
         if self._frequency >= 0:
             return self._frequency
-        required, optional, phrase, filters = self.shape
-        if (filters is None and phrase is None and len(required) + len(optional) == 1 and not self._view.has_deletions
-                and len(self._leaves) == len(self._view.leaves)):
-            term = (required or optional)[0]
+        if self._is_one_term():
+            term = (self.shape.required or self.shape.optional)[0]
             self._frequency = self._view.document_frequency(term.field, term.term)
             return self._frequency
-        call = self._call(intersection.COUNT)
+        call = self._call(union.COUNT)
         if call.any:
             return _count(call)
         found = _run(call, 0)
         return None if found is None else found.number
+
+    def _is_one_term(self) -> bool:
+        """Whether the number of hits is in the statistics."""
+        required, optional, phrase, filters = self.shape
+        return (filters is None and phrase is None and len(required) + len(optional) == 1
+                and not self._view.has_deletions and len(self._leaves) == len(self._view.leaves))
+
+    def _is_counted_at_once(self) -> bool:
+        """Whether finding the best visits every document that matches, or nearly so."""
+        if self._at_once is None:
+            required, optional, phrase, _ = self.shape
+            few = [self._view.document_frequency(term.field, term.term) for term in required or optional]
+            self._at_once = phrase is not None or (bool(few) and not self._is_one_term() and (
+                min(few) <= union.FEW if required else sum(few) <= union.FEW and len(few) <= union.MERGEABLE))
+        return self._at_once
 
     def at_least(self) -> int:
         """A number of live documents that surely match, known without a search."""
@@ -206,10 +220,10 @@ class Prepared:
             needed = len(clauses)
         else:
             needed = len(required)
-            terms = required if mode == intersection.COUNT and not any_ else required + optional
+            terms = required if mode == union.COUNT and not any_ else required + optional
             bound = [view.bound(term.field, term.term) for term in terms]
             clauses = [_weighted(known.clauses, term) for known, term in zip(bound, terms, strict=True)]
-        floors = int(filters is None and mode == intersection.TOP)
+        floors = int(filters is None and mode == union.TOP)
         keep: list[object] = [bound]
         text: list[bytes] = []
         most = docs = last = 0

@@ -2,7 +2,8 @@
 
 The rarest term leads: its blocks are decoded, and its documents are asked for in the other lists, the rarest first.
 Profiles say in which ranges of 256 documents all terms occur and what they can score there, so that most of the
-lead's documents are dropped before anything else is read. If even the rarest term is frequent, all have bitmaps, and
+lead's documents are dropped before anything else is read: range by range, or for a short lead document by document. If
+even the rarest term is frequent, all have bitmaps, and
 the ranges are intersected word by word instead.
 
 A phrase is an intersection whose documents must also hold the terms at their offsets. Its frequency is at most that
@@ -10,6 +11,8 @@ of its rarest word, which bounds its score.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +54,7 @@ from quidditch_core.index.kernels.lists import (
     LIST_BYTES,
     RANGE_SHIFT,
     block_last,
+    bound_at,
     freq_at,
     has_doc,
     list_open,
@@ -62,6 +66,7 @@ from quidditch_core.index.kernels.lists import (
 )
 from quidditch_core.index.kernels.phrase import W_AT, W_CURRENT, W_END, W_LEFT, next_position
 from quidditch_core.index.kernels.union import (
+    COUNT,
     FIRST,
     Q_ACCEPT,
     Q_BASE,
@@ -74,6 +79,7 @@ from quidditch_core.index.kernels.union import (
     Q_REQUIRED,
     Q_SLOTS,
     S_LISTS,
+    TOP,
     open_sparse,
 )
 from quidditch_core.jit import (
@@ -102,13 +108,11 @@ from quidditch_core.simd import (
     u8x_widen,
 )
 
-# Modes: the best hits; their number; both.
-TOP, COUNT, BOTH = 0, 2, 3
-
 # Behind a walk through one document's positions (phrase.py): the posting, and the term's place in the phrase.
 W_POSTING, W_OFFSET = 4, 5
 WALK_BYTES = 8 * 8
 UNSOUGHT = -2
+SHORT = 4  # a lead of fewer documents than a segment has ranges, divided by this, is short
 
 S_CANDIDATES = S_LISTS  # int64 [128]: documents, then their places in the lead's block
 S_STATES = S_CANDIDATES + 16 * 128
@@ -151,6 +155,22 @@ def bound_ranges(lists: int, required: int, count: int, query: int, totals: int)
                 some = some | load_u64(accept + 8 * word)
             if some == np.uint64(0):
                 store_f32(totals + 4 * r, np.float32(-1.0))
+
+
+@helper
+def bound_of(lists: int, required: int, count: int, doc: int, query: int) -> Any:
+    """What one document can score at most; -1 if it cannot match."""
+    total = np.float32(0.0)
+    least = np.float32(3e38)
+    for i in range(count):
+        bound = bound_at(load_i64(lists + 8 * i), doc)
+        total += bound
+        if i < required:
+            if bound <= np.float32(0.0):
+                return np.float32(-1.0)
+            least = min(least, bound)
+    most = total if load_i64(query + 8 * Q_PHRASE) == 0 else least
+    return most * np.float32(1.0 + 2.0**-12)
 
 
 @helper
@@ -288,23 +308,26 @@ def hit(lists: int, walks: int, required: int, count: int, doc: int, query: int,
     if mode == COUNT:
         return 0
     floor = np.float64(floor_score(out))
-    left = np.float64(load_f32(totals + 4 * (doc >> RANGE_SHIFT)))
+    left = np.float64(load_f32(totals + 4 * (doc >> RANGE_SHIFT)) if totals != 0
+                      else bound_of(lists, required, count, doc, query))
     must = 0.0
     for i in range(required):
         state = load_i64(lists + 8 * i)
-        freq = freq_at(state, load_i64(walks + WALK_BYTES * i + 8 * W_POSTING))
+        posting = load_i64(walks + WALK_BYTES * i + 8 * W_POSTING)
+        if posting == UNSOUGHT:
+            posting = rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc)
+        freq = freq_at(state, posting)
         if freq < 0:
             return CORRUPT
         must += np.float64(score_of(state, doc, freq))
         if i + 1 < count:
-            left -= np.float64(load_f32(state + 8 * L_UNIT)
-                               * np.float32(load_u8(load_i64(state + 8 * L_RANGES) + (doc >> RANGE_SHIFT))))
+            left -= np.float64(bound_at(state, doc))
             if must + left < floor:
                 return 0
     should = 0.0
     for i in range(required, count):
         state = load_i64(lists + 8 * i)
-        if load_u8(load_i64(state + 8 * L_RANGES) + (doc >> RANGE_SHIFT)) == 0:
+        if bound_at(state, doc) <= np.float32(0.0):
             continue
         posting = posting_of(state, doc)
         if posting == CORRUPT:
@@ -343,7 +366,7 @@ def search_bitmaps(
             for i in range(required):
                 state = load_i64(lists + 8 * i)
                 posting = UNSOUGHT
-                if i == 0 or not phrase:
+                if i == 0 and phrase:
                     posting = rank(load_i64(state + 8 * L_BITMAP), load_i64(state + 8 * L_RANKS), doc)
                 store_i64(walks + WALK_BYTES * i + 8 * W_POSTING, posting)
             if hit(lists, walks, required, count, doc, query, totals, out) < 0:
@@ -397,16 +420,17 @@ def search_lead(
     first = 0
     for block in range(load_i64(lead + 8 * L_BLOCKS)):
         floor = max(floor_score(out) if pruned else np.float32(0.0), np.float32(0.0))
-        last = block_last(lead, block) >> RANGE_SHIFT
-        hopeless = last - first < 16
-        if hopeless:
-            for r in range(first, last + 1):
-                if load_f32(totals + 4 * r) >= floor:
-                    hopeless = False
-                    break
-        first = last
-        if hopeless:
-            continue
+        if totals != 0:
+            last = block_last(lead, block) >> RANGE_SHIFT
+            hopeless = last - first < 16
+            if hopeless:
+                for r in range(first, last + 1):
+                    if load_f32(totals + 4 * r) >= floor:
+                        hopeless = False
+                        break
+            first = last
+            if hopeless:
+                continue
         size = load_block(lead, block)
         if size < 0:
             return CORRUPT
@@ -417,7 +441,9 @@ def search_lead(
             doc = load_u32(lead + L_DOC_BUFFER + 4 * i)
             store_i64(docs + 8 * found, doc)
             store_i64(places + 8 * found, i)
-            found += 1 if load_f32(totals + 4 * (doc >> RANGE_SHIFT)) >= floor else 0
+            most = load_f32(totals + 4 * (doc >> RANGE_SHIFT)) if totals != 0 else bound_of(
+                lists, required, count, doc, query)
+            found += 1 if most >= floor else 0
         if accept != 0:
             kept = 0
             for i in range(found):
@@ -442,12 +468,15 @@ def search_lead(
             store_i64(walks + 8 * W_POSTING, 128 * block + load_i64(places + 8 * i))
             together = True
             for j in range(1, required):
-                posting = posting_of(load_i64(lists + 8 * j), doc)
-                if posting == CORRUPT:
-                    return CORRUPT
-                if posting < 0:
-                    together = False
-                    break
+                state = load_i64(lists + 8 * j)
+                posting = UNSOUGHT
+                if load_i64(state + 8 * L_BITMAP) == 0:
+                    posting = posting_of(state, doc)
+                    if posting == CORRUPT:
+                        return CORRUPT
+                    if posting < 0:
+                        together = False
+                        break
                 store_i64(walks + WALK_BYTES * j + 8 * W_POSTING, posting)
             if together and hit(lists, walks, required, count, doc, query, totals, out) < 0:
                 return CORRUPT
@@ -476,8 +505,6 @@ def intersection(query: int, scratch: int, out: int, limit: int) -> int:
             state = states + LIST_BYTES * i
             if list_open(state, query + 8 * Q_SLOTS + 8 * K_SLOTS * i) < 0:
                 return CORRUPT
-            if load_i64(state + 8 * L_RANGES) == 0 and open_sparse(state, rows + ranges * i, ranges) < 0:
-                return CORRUPT
             at = i
             if i < required:
                 while at > 0 and load_i64(load_i64(lists + 8 * at - 8) + 8 * L_DF) > load_i64(state + 8 * L_DF):
@@ -487,8 +514,16 @@ def intersection(query: int, scratch: int, out: int, limit: int) -> int:
         for i in range(required):
             clause = load_i64(load_i64(lists + 8 * i) + 8 * L_CLAUSE)
             store_i64(walks + WALK_BYTES * i + 8 * W_OFFSET, load_i64(clause + 8 * K_OFFSET))
-        bound_ranges(lists, required, count, query, totals)
-        if load_i64(load_i64(lists) + 8 * L_BITMAP) != 0:
+        lead = load_i64(lists)
+        if SHORT * load_i64(lead + 8 * L_DF) <= ranges and load_i64(lead + 8 * L_BITMAP) == 0:
+            totals = 0
+        else:
+            for i in range(count):
+                state = states + LIST_BYTES * i
+                if load_i64(state + 8 * L_RANGES) == 0 and open_sparse(state, rows + ranges * i, ranges) < 0:
+                    return CORRUPT
+            bound_ranges(lists, required, count, query, totals)
+        if load_i64(lead + 8 * L_BITMAP) != 0:
             status = search_all_bitmaps(lists, walks, required, count, query, totals, out)
         else:
             status = search_lead(lists, walks, required, count, query, totals, scratch, out)

@@ -83,6 +83,7 @@ L_BITMAP, L_RANKS, L_RANGES, L_UNIT, L_MOST = 11, 12, 13, 14, 15
 L_BLOCK, L_COUNT, L_FREQS, L_SCORED = 16, 17, 18, 19
 L_HEADER = 20  # two slots for the header of a term that has none
 L_CLAUSE = 22
+L_INDEX = 23  # of the posting that a walk document by document stands on
 L_SLOTS = 24
 L_DOC_BUFFER = 8 * L_SLOTS
 L_FREQ_BUFFER = L_DOC_BUFFER + 4 * 128
@@ -251,6 +252,15 @@ def find_block(state: int, near: int, target: int) -> int:
         else:
             high = middle
     return low
+
+
+@inline_helper
+def bound_at(state: int, doc: int) -> Any:
+    """What ``doc`` can score at most; 0 if it surely does not hold the term."""
+    ranges = load_i64(state + 8 * L_RANGES)
+    if ranges == 0:
+        return load_f32(state + 8 * L_MOST)
+    return load_f32(state + 8 * L_UNIT) * np.float32(load_u8(ranges + (doc >> RANGE_SHIFT)))
 
 
 @inline_helper

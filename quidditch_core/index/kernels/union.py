@@ -7,6 +7,9 @@ the floor; the others follow in document order, alone where few of them are left
 Within a window terms are split (MAXSCORE): the essential ones, without which no document can beat the floor, add
 their scores into cells; the others are asked only about documents that still can. Cells are float64, in which sums
 of a few float32 are exact, so a document's score does not depend on the order of its terms.
+
+Lists of few postings are merged document by document instead, since bounding every range of a large segment takes
+longer than that.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from quidditch_core.index.kernels.collector import (
     O_BLOCKS,
     O_COUNT,
     O_FLOOR,
+    O_FOUND,
     O_POSTINGS,
     O_RANGES,
     begin,
@@ -34,8 +38,10 @@ from quidditch_core.index.kernels.lists import (
     L_BLOCK,
     L_BLOCKS,
     L_CLAUSE,
+    L_COUNT,
     L_DF,
     L_DOC_BUFFER,
+    L_INDEX,
     L_MOST,
     L_RANGES,
     L_SCORE_BUFFER,
@@ -83,10 +89,14 @@ Q_REQUIRED, Q_OPTIONAL, Q_MINIMUM, Q_ACCEPT, Q_DOCS, Q_MODE, Q_LIMIT, Q_BASE, Q_
 # Whether the required terms are a phrase, the floors of profiles hold, and ACCEPT may leave whole ranges out.
 Q_PHRASE, Q_FLOORS, Q_FILTERED = 9, 10, 11
 Q_SLOTS = 16
+# Modes: the best hits; their number; both (of a union: only if the lists are MERGEABLE and few).
+TOP, COUNT, BOTH = 0, 2, 3
 
 WINDOW = 4096
 TOGETHER = WINDOW >> RANGE_SHIFT  # ranges of a window
 FIRST = 16  # ranges that are searched before all others
+FEW = 1024  # postings that are merged sooner than ranges are bounded
+MERGEABLE = 16  # lists that may be
 PROBE = 16  # postings that can be added in the time of one probe
 UNTOUCHED = 1 << 63  # -0.0: what a cell holds before anything is added to it
 
@@ -278,13 +288,14 @@ def search_one(state: int, query: int, out: int) -> int:
     least = np.int64(floor / unit) if unit > np.float32(0.0) and floor > np.float32(0.0) else 0
     first = 0
     for block in range(load_i64(state + 8 * L_BLOCKS)):
-        last = block_last(state, block) >> RANGE_SHIFT
-        most = 0
-        for r in range(first, last + 1):
-            most = max(most, load_u8(ranges + r))
-        first = last  # the next block may begin in the same range
-        if most < least:
-            continue
+        if ranges != 0:
+            last = block_last(state, block) >> RANGE_SHIFT
+            most = 0
+            for r in range(first, last + 1):
+                most = max(most, load_u8(ranges + r))
+            first = last  # the next block may begin in the same range
+            if most < least:
+                continue
         count = load_block(state, block)
         if count < 0 or load_scores(state) < 0:
             return CORRUPT
@@ -304,6 +315,55 @@ def search_one(state: int, query: int, out: int) -> int:
         if raised > floor:
             floor = raised
             least = np.int64(floor / unit)
+    return 0
+
+
+@helper
+def enter_block(state: int, block: int) -> int:
+    """Stand on the first posting of a block; CORRUPT or 0."""
+    if load_block(state, block) < 0 or load_scores(state) < 0:
+        return CORRUPT
+    store_i64(state + 8 * L_INDEX, 0)
+    return 0
+
+
+@helper
+def merge_lists(lists: int, count: int, query: int, out: int) -> int:
+    """Score every document of some lists, in order; FOUND counts them. CORRUPT or 0."""
+    accept = load_i64(query + 8 * Q_ACCEPT)
+    number = load_i64(query + 8 * Q_BASE)
+    found = 0
+    for i in range(count):
+        state = load_i64(lists + 8 * i)
+        if enter_block(state, 0) < 0:
+            return CORRUPT
+        store_i64(out + 8 * O_BLOCKS, load_i64(out + 8 * O_BLOCKS) + load_i64(state + 8 * L_BLOCKS))
+        store_i64(out + 8 * O_POSTINGS, load_i64(out + 8 * O_POSTINGS) + load_i64(state + 8 * L_DF))
+    while count > 0:
+        doc = 1 << 40
+        for i in range(count):
+            state = load_i64(lists + 8 * i)
+            doc = min(doc, load_u32(state + L_DOC_BUFFER + 4 * load_i64(state + 8 * L_INDEX)))
+        score = 0.0
+        for i in range(count - 1, -1, -1):
+            state = load_i64(lists + 8 * i)
+            index = load_i64(state + 8 * L_INDEX)
+            if load_u32(state + L_DOC_BUFFER + 4 * index) != doc:
+                continue
+            score += np.float64(load_f32(state + L_SCORE_BUFFER + 4 * index))
+            store_i64(state + 8 * L_INDEX, index + 1)
+            if index + 1 == load_i64(state + 8 * L_COUNT):
+                block = load_i64(state + 8 * L_BLOCK) + 1
+                if block < load_i64(state + 8 * L_BLOCKS):
+                    if enter_block(state, block) < 0:
+                        return CORRUPT
+                else:
+                    count -= 1
+                    store_i64(lists + 8 * i, load_i64(lists + 8 * count))
+        if accept == 0 or has_doc(accept, doc):
+            found += 1
+            push(out, key_of(np.float32(score), number + doc))
+    store_i64(out + 8 * O_FOUND, load_i64(out + 8 * O_FOUND) + found)
     return 0
 
 
@@ -391,24 +451,34 @@ def union(query: int, scratch: int, out: int, limit: int) -> int:
         bounds = lists + 8 * count
         rows = bounds + 8 * count
         totals = (rows + ranges * count + 63) & -64
+        postings = 0
         for i in range(count):
             state = states + LIST_BYTES * i
             if list_open(state, query + 8 * Q_SLOTS + 8 * K_SLOTS * i) < 0:
                 return CORRUPT
-            if load_i64(state + 8 * L_RANGES) == 0 and open_sparse(state, rows + ranges * i, ranges) < 0:
-                return CORRUPT
+            store_i64(lists + 8 * i, state)
+            postings += load_i64(state + 8 * L_DF)
             if load_i64(query + 8 * Q_FLOORS) != 0:
                 store_i64(out + 8 * O_FLOOR, max(load_i64(out + 8 * O_FLOOR), floor_of(state, limit)))
-            at = i
-            while at > 0 and load_f32(load_i64(lists + 8 * at - 8) + 8 * L_MOST) > load_f32(state + 8 * L_MOST):
-                store_i64(lists + 8 * at, load_i64(lists + 8 * at - 8))
-                at -= 1
-            store_i64(lists + 8 * at, state)
-        if count == 1:
+        both = load_i64(query + 8 * Q_MODE) == BOTH
+        if count == 1 and not both:
             if search_one(states, query, out) < 0:
                 return CORRUPT
-        elif count > 1 and search_ranges(lists, bounds, count, query, totals, scratch, out) < 0:
-            return CORRUPT
+        elif both or (postings <= FEW and count <= MERGEABLE):
+            if merge_lists(lists, count, query, out) < 0:
+                return CORRUPT
+        else:
+            for i in range(count):
+                state = states + LIST_BYTES * i
+                if load_i64(state + 8 * L_RANGES) == 0 and open_sparse(state, rows + ranges * i, ranges) < 0:
+                    return CORRUPT
+                at = i
+                while at > 0 and load_f32(load_i64(lists + 8 * at - 8) + 8 * L_MOST) > load_f32(state + 8 * L_MOST):
+                    store_i64(lists + 8 * at, load_i64(lists + 8 * at - 8))
+                    at -= 1
+                store_i64(lists + 8 * at, state)
+            if search_ranges(lists, bounds, count, query, totals, scratch, out) < 0:
+                return CORRUPT
         behind = load_i64(query + 8 * Q_NEXT)
         query = query + behind if behind > 0 else 0
     finish(out)

@@ -10,10 +10,20 @@ from numpy.typing import NDArray
 from quidditch_core.segment import view
 
 from ..collector import O_COUNT, O_FOUND, O_KEYS
-from ..intersection import COUNT
 from ..lists import K_FIELD, K_OFFSET, K_SLOTS, K_TABLE, K_TERM, K_WEIGHT
 from ..profile import MARGIN, RANKS, ranges_of
-from ..union import Q_ACCEPT, Q_BASE, Q_DOCS, Q_MODE, Q_NEXT, Q_OPTIONAL, Q_PHRASE, Q_REQUIRED, Q_SLOTS
+from ..union import (
+    COUNT,
+    Q_ACCEPT,
+    Q_BASE,
+    Q_DOCS,
+    Q_MODE,
+    Q_NEXT,
+    Q_OPTIONAL,
+    Q_PHRASE,
+    Q_REQUIRED,
+    Q_SLOTS,
+)
 from .blocks import Ints, common, corrupt_if_damaged, read_field, read_positions, read_postings, read_row
 from .boolean import F32, Clause, add_up, bm25
 from .phrase import Word, exact_frequencies
@@ -22,12 +32,14 @@ from .phrase import Word, exact_frequencies
 @corrupt_if_damaged
 def union(query: int, scratch: int, out: int, limit: int) -> int:
     """Every document that holds any of the terms."""
-    view(out, 8, np.int64)[:] = 0
+    head = view(out, 8, np.int64)
+    head[:] = 0
     for slots, clauses in segments(query):
         docs = accepted(slots, np.unique(np.concatenate([clause.docs for clause in map(read_term, clauses)])))
+        head[O_FOUND] += docs.size
         sums, _ = add_up(docs, [read_term(clause) for clause in clauses])
         keep(out, limit, slots, docs, sums.astype(F32))
-    return int(view(out, O_COUNT + 1, np.int64)[O_COUNT])
+    return int(head[O_COUNT])
 
 
 @corrupt_if_damaged
