@@ -231,6 +231,8 @@ def _as(key: str, kind: Kind, *, static: bool = False) -> dict[str, Any]:
     return {"key": key, "kind": kind, "static": static}
 
 
+MAX_THREADS: Final = 64
+"""Threads that build one segment."""
 MAX_SLICES: Final = 64
 """Threads of one search."""
 
@@ -287,6 +289,8 @@ class Settings:
         default=1, metadata=_as("index.search.concurrent.max_slice_count", Integer(1, MAX_SLICES))
     )
     """Threads that one search may use, each for some of the segments."""
+    write_threads: int = field(default=0, metadata=_as("thread_pool.write.size", Integer(0, MAX_THREADS)))
+    """Threads that build and write segments; 0: as many as the process has cores."""
     index_buffer_size: int = field(
         default=2**28, metadata=_as("indices.memory.index_buffer_size", Bytes())
     )

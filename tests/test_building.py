@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from itertools import pairwise
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import quidditch_core as qc
 from quidditch_core.analysis.tokenizers import whole
 from quidditch_core.index.kernels import strings, tokens
 from quidditch_core.index.strings import Interner, joined
@@ -175,3 +178,23 @@ def test_nothing_is_done_with_nothing(path: str) -> None:
     assert call(tokens.group, path, none, none, 0, none, none, 0, none) == 0
     assert call(strings.spell, path, none, 0, none, none, none, none) == 0
     assert not none.any()
+
+MAPPING = {"properties": {"id": {"type": "keyword", "index": False, "doc_values": False}, "text": {"type": "text"},
+                          "tag": {"type": "keyword"}}}
+WORDS = [f"w{number}" for number in range(3_000)]
+
+
+def test_threads_change_no_byte(tmp_path: Path) -> None:
+    """Enough tokens for several runs of the encoder, enough sources for several shares of the compressor."""
+    rng = Random(7)
+    docs = [{"text": " ".join(rng.choices(WORDS, k=30)), "tag": rng.choice(WORDS)} for _ in range(20_000)]
+    files = set()
+    for threads in (1, 2, 5):
+        with qc.create(tmp_path / str(threads), MAPPING, settings={
+                "index.refresh_interval": -1, "thread_pool.write.size": threads}) as index:
+            index.bulk(({"id": str(at), **doc} for at, doc in enumerate(docs)), id="id")
+            index.flush()
+            found = list((tmp_path / str(threads) / "segments").glob("seg-*"))
+            assert len(found) == 1
+            files.add(found[0].read_bytes())
+    assert len(files) == 1

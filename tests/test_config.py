@@ -49,7 +49,7 @@ def settings(draw: st.DrawFn) -> Settings:
         max_result_window=draw(st.integers(1, 2**31 - 1)),
         disk_watermark_low=low, disk_watermark_high=high, disk_watermark_flood_stage=flood,
         index_buffer_size=draw(sizes),
-        search_slices=draw(st.integers(1, 64)),
+        search_slices=draw(st.integers(1, 64)), write_threads=draw(st.integers(0, 64)),
     )
 
 
@@ -62,7 +62,7 @@ def test_defaults_are_opensearchs() -> None:
         },
         "cluster": {"routing": {"allocation": {"disk": {"watermark": {
             "low": "85%", "high": "90%", "flood_stage": "95%"}}}}},
-        "indices": {"memory": {"index_buffer_size": "256mb"}},
+        "indices": {"memory": {"index_buffer_size": "256mb"}}, "thread_pool": {"write": {"size": "0"}},
     }
 
 

@@ -25,8 +25,9 @@ from ..segment import FieldInfo, RamSections, Segment, address
 from . import bm25
 from .columns import float_codes, write_column, write_exists
 from .ids import write_ids
-from .inverted import FieldWriter
+from .inverted import Encoded, FieldWriter
 from .kernels import tokens as kernels
+from .slices import each
 from .strings import Interner, joined
 
 CHUNK = 1 << 18
@@ -51,7 +52,7 @@ class Collector(Protocol):
     def add(self, doc: int, values: list[Any]) -> None: ...
     def extend(self, docs: NDArray[np.uint32], values: Any) -> None: ...
     def undo(self, doc: int) -> None: ...
-    def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo: ...
+    def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo: ...
 
 
 class Builder:
@@ -148,12 +149,15 @@ class Builder:
         """seq_no, version and primary term of a document."""
         return tuple(numbers[doc] for numbers in self._numbers)
 
-    def build(self) -> Segment:
-        """The segment of all documents kept so far. An interrupt may break it off; then it can be called again."""
+    def build(self, threads: int = 1) -> Segment:
+        """The segment of all documents kept so far, the same to the bit for any number of threads.
+
+        An interrupt may break it off; then it can be called again.
+        """
         self._undo()
         sections = RamSections()
         size = self._kept
-        fields = [collector.finish(sections, number, size)
+        fields = [collector.finish(sections, number, size, threads)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
         numbers = np.stack([np.frombuffer(part, np.int64) if size else np.zeros(0, np.int64)
                             for part in self._numbers], axis=1)
@@ -316,7 +320,7 @@ class TextCollector:
         self._stream.undo(doc)
         del self._unindexed[bisect_left(self._unindexed, doc) :]
 
-    def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
+    def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo:
         field, name, stream = self._field, self._field.name, self._stream
         stream.settle()
         docs = stream.docs if field.index else np.array(self._unindexed, np.uint32)
@@ -332,7 +336,7 @@ class TextCollector:
         avgdl = bm25.average_length(tokens.size, doc_count)
         norms = bm25.encode_lengths(lengths) if field.norms else None
         writer = FieldWriter(freqs=True, positions=True, norms=norms, avgdl=avgdl)
-        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=True)
+        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=True, threads=threads)
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, self._analyzer.hash, indexed=True, freqs=True, positions=True,
@@ -360,7 +364,7 @@ class KeywordCollector:
     def undo(self, doc: int) -> None:
         self._stream.undo(doc)
 
-    def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
+    def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo:
         field, name, stream = self._field, self._field.name, self._stream
         stream.settle()
         docs = stream.docs
@@ -373,7 +377,7 @@ class KeywordCollector:
         # The dictionary gives ordinals their terms, so a column needs it even where nothing is searched.
         tokens, starts, _ = stream.sort(ranks, totals, size, 0)
         writer = FieldWriter(freqs=False, positions=False, norms=None, avgdl=np.float32(1))
-        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=False)
+        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=False, threads=threads)
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, indexed=True, column="ord" if field.doc_values else "",
@@ -416,7 +420,7 @@ class NumberCollector:
     def _codes(self, values: Any) -> NDArray[np.int64]:
         return float_codes(values) if self._kind == "f64" else np.array(values, np.int64)
 
-    def finish(self, sections: RamSections, number: int, size: int) -> FieldInfo:
+    def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo:
         field, name = self._field, self._field.name
         self._settle()
         docs = _concatenated([docs for docs, _ in self._parts])
@@ -473,11 +477,14 @@ def _ranked(
 
 def _write_sorted(
     writer: FieldWriter, interner: Interner, ordered: NDArray[np.uint32], tokens: NDArray[np.uint64],
-    starts: NDArray[np.int64], *, positions: bool,
+    starts: NDArray[np.int64], *, positions: bool, threads: int,
 ) -> None:
-    """Append terms and their sorted tokens to ``writer``, some terms at a time."""
+    """Append terms and their sorted tokens to ``writer``, some terms at a time, by ``threads`` threads."""
     edges = np.searchsorted(starts, np.arange(RUN, int(starts[-1]), RUN)).tolist()
-    for begin, end in itertools.pairwise(sorted({0, *edges, ordered.size})):
+    runs = list(itertools.pairwise(sorted({0, *edges, ordered.size})))
+
+    def encoded(run: tuple[int, int]) -> Encoded:
+        begin, end = run
         at = starts[begin : end + 1]
         count = int(at[-1] - at[0])
         docs, freqs = np.empty(count, np.uint32), np.empty(count, np.uint32)
@@ -486,4 +493,8 @@ def _write_sorted(
         postings = kernels.group(address(tokens), address(at), end - begin, address(docs), address(freqs),
                                  0 if places is None else address(places), address(posting_starts))
         text, ends = interner.spell(ordered[begin:end])
-        writer.append(text, ends, docs[:postings], freqs[:postings], posting_starts, places)
+        return writer.encode(text, ends, docs[:postings], freqs[:postings], posting_starts, places)
+
+    for first in range(0, len(runs), threads):
+        for part in each(encoded, runs[first : first + threads]):
+            writer.keep(part)

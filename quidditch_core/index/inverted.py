@@ -5,7 +5,8 @@ Shared by the builder, which makes postings from tokens, and by merging, which m
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,19 @@ _HEADERS = {"position": 8, "last": 4, "offset": 4, "bound": 4, "subposition": 12
 """Bytes of each part of a block's header, in an order in which all of them are aligned."""
 
 
+class Encoded(NamedTuple):
+    """Some terms of a field as bytes; where they lie counts from the first of them."""
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    parts: dict[str, NDArray[Any]]
+
+
 class FieldWriter:
     """Collects the sections of one inverted field; terms are appended in sorted order, in chunks of any size.
+
+    Threads may :meth:`encode` at the same time; one of them may :meth:`keep`.
 
     ``norms`` uint8 [docs] or None; ``avgdl`` is what the stored block bounds assume.
     """
@@ -37,7 +49,7 @@ class FieldWriter:
         self._freqs, self._positions, self._norms = freqs, positions, norms
         self._factors = bm25.factors(avgdl)
         self._parts: dict[str, list[NDArray[Any]]] = {}
-        self._rooms: dict[str, NDArray[np.uint8]] = {}
+        self._rooms = threading.local()
         self._texts: list[NDArray[np.uint8]] = []
         self._ends: list[NDArray[np.int64]] = []
         self._rows: list[NDArray[np.int64]] = []
@@ -49,9 +61,15 @@ class FieldWriter:
         freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | None,
     ) -> None:
         """Add ``ends.size`` terms; term t has postings starts[t] : starts[t + 1] of docs and freqs."""
+        if ends.size:
+            self.keep(self.encode(text, ends, docs, freqs, starts, positions))
+
+    def encode(
+        self, text: NDArray[np.uint8], ends: NDArray[np.int64], docs: NDArray[np.uint32],
+        freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | None,
+    ) -> Encoded:
+        """The bytes of what :meth:`append` takes; at least one term."""
         terms, count = ends.size, docs.size
-        if terms == 0:
-            return
         out = self._room("postings", 8 * count + 96 * terms + 64)
         headers = count // 64 + 1  # only terms of 128 postings and more have any
         table = np.zeros(34 * headers + 1024, np.uint8)
@@ -72,38 +90,43 @@ class FieldWriter:
         job[build.E_POS_OUT :] = [address(pos_out), 0, base + at["position"], base + at["subposition"], base + place,
                                   self._freqs]
         build.encode(address(job))
-        rows[:, 3] += self._postings
-        rows[:, 5] += self._blocks
-        rows[:, 6] += self._position_bytes
         blocks = int(job[build.E_BLOCKS])
-        self._keep("postings", out[: job[build.E_OUT_USED]])
+        parts: dict[str, NDArray[Any]] = {"postings": out[: job[build.E_OUT_USED]].copy()}
         for kind, item, wanted in (
                 ("last", np.uint32, True), ("offset", np.uint32, True), ("width", np.uint8, True),
                 ("bound", np.float32, self._norms is not None), ("position", np.uint64, positions is not None),
                 ("subposition", np.uint32, positions is not None)):
             if wanted:
-                self._keep(f"blocks.{kind}", table[at[kind] : at[kind] + _HEADERS[kind] * blocks].view(item))
+                parts[f"blocks.{kind}"] = table[at[kind] : at[kind] + _HEADERS[kind] * blocks].view(item).copy()
         if positions is not None:
-            self._keep("positions", pos_out[: job[build.E_POS_USED]])
+            parts["positions"] = pos_out[: job[build.E_POS_USED]].copy()
+        return Encoded(text, ends, rows, parts)
+
+    def keep(self, encoded: Encoded) -> None:
+        """Add terms that come after those that were kept before."""
+        text, ends, rows, parts = encoded
+        rows[:, 3] += self._postings
+        rows[:, 5] += self._blocks
+        rows[:, 6] += self._position_bytes
+        for kind, part in parts.items():
+            self._parts.setdefault(kind, []).append(part)
         self._texts.append(text)
         self._ends.append(ends + self._text_bytes)
         self._rows.append(rows)
-        self._postings += int(job[build.E_OUT_USED])
-        self._blocks += blocks
-        self._position_bytes += int(job[build.E_POS_USED])
+        self._postings += parts["postings"].size
+        self._blocks += parts["blocks.last"].size
+        self._position_bytes += parts["positions"].size if "positions" in parts else 0
         self._text_bytes += text.size
-        self.terms += terms
-        self.sum_df += count
+        self.terms += ends.size
+        self.sum_df += int(rows[:, 1].sum())
         self.sum_ttf += int(rows[:, 2].sum())
 
-    def _keep(self, kind: str, part: NDArray[Any]) -> None:
-        self._parts.setdefault(kind, []).append(part.copy())
-
     def _room(self, kind: str, size: int) -> NDArray[np.uint8]:
-        """Memory for the encoder, used again each time."""
-        room = self._rooms.get(kind)
+        """Memory for the encoder, used again each time by the same thread."""
+        rooms = self._rooms.__dict__
+        room: NDArray[np.uint8] | None = rooms.get(kind)
         if room is None or room.size < size:
-            room = self._rooms[kind] = padded(size)
+            room = rooms[kind] = padded(size)
         return room[:size]
 
     def finish(self, sections: RamSections, name: str) -> None:
@@ -114,7 +137,7 @@ class FieldWriter:
             sections.put(f"norms/{name}", self._norms)
         if self._positions:
             kinds += ["positions", "blocks.position", "blocks.subposition"]
-        self._rooms = {}
+        self._rooms = threading.local()
         for kind in kinds:
             parts = self._parts.pop(kind, None)
             if parts:

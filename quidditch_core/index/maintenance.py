@@ -195,11 +195,11 @@ class Maintenance:
             whole = sources[0].segment  # nothing to leave out: the segment goes to disk as it is
             merged = merging.Merged(whole, [np.arange(whole.docs, dtype=np.int32)])
         else:
-            merged = merging.merge(sources, pace, codec_named(writer.settings.codec))
+            merged = merging.merge(sources, pace, codec_named(writer.settings.codec), writer.threads)
         pace()
         with writer.lock:
             name = self._name("seg")
-        entry = store.write_segment(writer.tier, name, merged.segment, writer.settings.codec)
+        entry = store.write_segment(writer.tier, name, merged.segment, writer.settings.codec, writer.threads)
         return Holding(segment=store.open_segment(writer.tier, entry), entry=entry, visible=True), merged
 
     def _replace(

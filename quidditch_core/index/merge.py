@@ -53,6 +53,7 @@ class Merged(NamedTuple):
 
 def merge(
     sources: Sequence[Source], pace: Callable[[], None] = lambda: None, codec: StoredCodec | None = None,
+    threads: int = 1,
 ) -> Merged:
     """Merge ``sources`` in this order into one segment in memory, its documents compressed by ``codec`` if it has one.
 
@@ -79,7 +80,7 @@ def merge(
             parts.append(values[numbers >= 0].astype(np.int64) + base)
         sections.put_ints(name, np.concatenate(parts))
     having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)]
-    stored = documents.merge_raw(having) if codec is None else documents.merge(having, codec, pace)
+    stored = documents.merge_raw(having) if codec is None else documents.merge(having, codec, pace, threads)
     for name in stored.names():
         sections.take(stored, name)
     return Merged(Segment(f"merged-{next(_names)}", size, fields, sections, stored="zstd" if codec else "raw",

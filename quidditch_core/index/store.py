@@ -16,10 +16,10 @@ from . import live
 from .manifest import LiveEntry, SegmentEntry
 
 
-def write_segment(tier: Tier, name: str, segment: Segment, codec: str) -> SegmentEntry:
+def write_segment(tier: Tier, name: str, segment: Segment, codec: str, threads: int = 1) -> SegmentEntry:
     """Write ``segment`` as blob ``name``, durable but for its name; what the manifest will say of it."""
     tails: list[segment_file.Tail] = []
-    info = tier.write(name, segment_file.write(segment, codec_named(codec), tails.append))
+    info = tier.write(name, segment_file.write(segment, codec_named(codec), tails.append, threads))
     numbers = segment.ints("seq_no", segment.docs)
     return SegmentEntry(
         name=name, tier=tier.name, size=info.size, tail_offset=tails[0].offset, tail_crc=tails[0].crc,

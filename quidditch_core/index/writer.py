@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from ..codec.v1.stored import reader
-from ..config import Settings
+from ..config import MAX_THREADS, Settings
 from ..errors import ConflictError, CorruptIndexError, RequestError, WriterFailedError
 from ..files import Files, ensure_directory
 from ..mapping import Mapping
@@ -351,6 +351,14 @@ class Writer:
     # Refresh
 
     @property
+    def threads(self) -> int:
+        """Threads that build and write segments."""
+        if self.settings.write_threads:
+            return self.settings.write_threads
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, MAX_THREADS)
+
+    @property
     def buffer_full(self) -> bool:
         """Whether operations wait in more memory than they may; needs no lock."""
         waiting = self._builder.memory + TOMBSTONE_BYTES * len(self.tombstones)
@@ -371,7 +379,7 @@ class Writer:
         self._settle()
         if self._builder.docs == 0:
             return
-        sealed, segment, builder = self.buffer, self._builder.build(), Builder()
+        sealed, segment, builder = self.buffer, self._builder.build(self.threads), Builder()
         buffer, holdings = Holding(builder=builder), [*self.holdings, self.buffer]
         # One step, which an interrupt cannot break off.
         sealed.segment, self.holdings, self._builder, self.buffer, self._recent = segment, holdings, builder, buffer, {}

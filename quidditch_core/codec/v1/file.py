@@ -64,10 +64,15 @@ class Tail(msgspec.Struct, frozen=True):
     crc: int
 
 
-def write(segment: Segment, codec: StoredCodec, done: Callable[[Tail], None]) -> Iterator[Bytes]:
-    """The bytes of ``segment`` as a file, in pieces; ``done`` is called with its tail at the end."""
+def write(
+    segment: Segment, codec: StoredCodec, done: Callable[[Tail], None], threads: int = 1,
+) -> Iterator[Bytes]:
+    """The bytes of ``segment`` as a file, in pieces; ``done`` is called with its tail at the end.
+
+    Documents are compressed by ``threads`` threads.
+    """
     done_already = segment.stored == "zstd" and segment.codec == codec.name
-    compressed = segment.sections if done_already else compress(segment, codec)
+    compressed = segment.sections if done_already else compress(segment, codec, threads)
     pieces: list[tuple[str, Sections]] = [
         (name, segment.sections) for name in segment.sections.names() if not name.startswith("stored")]
     pieces += [(name, compressed) for name in compressed.names() if name.startswith("stored")]

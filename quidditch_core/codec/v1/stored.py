@@ -34,6 +34,7 @@ DICTIONARY_MINIMUM = 1 << 20
 DICTIONARY_MAXIMUM = 110 << 10
 _SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
 _KEPT = 2 << 20  # bytes of decoded units that a reader keeps: some documents are asked for again and again
+_SHARE = 256 << 10  # raw bytes that make another thread worth while
 _BATCH = 4 << 20  # raw bytes that are encoded at once
 
 Dictionary = zstandard.ZstdCompressionDict
@@ -84,18 +85,19 @@ def merge_raw(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> RamSectio
     return sections
 
 
-def compress(segment: Segment, codec: StoredCodec) -> RamSections:
+def compress(segment: Segment, codec: StoredCodec, threads: int = 1) -> RamSections:
     """The sections of a file: ``stored``, ``stored.start``, ``stored.first`` and maybe ``stored.dictionary/0``."""
-    return merge([(segment, np.arange(segment.docs, dtype=np.int32))], codec)
+    return merge([(segment, np.arange(segment.docs, dtype=np.int32))], codec, threads=threads)
 
 
 def merge(
     sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec, pace: Callable[[], None] = lambda: None,
+    threads: int = 1,
 ) -> RamSections:
     """The sections of the documents that live, ascending: a source's document d becomes numbers[d], unless it is -1.
 
     Units are copied where their documents all live, and their codec, size and dictionary are those of the result;
-    others are encoded anew.
+    others are encoded anew, by ``threads`` threads, whose number changes no byte.
     """
     copied = _copied(sources, codec)
     dictionaries = {id: one for at in copied for id, one in dictionaries_of(sources[at][0]).items()}
@@ -104,7 +106,7 @@ def merge(
         main = _train([source for at, source in enumerate(sources) if at not in copied])
         if main is not None:
             dictionaries[main.dict_id()] = main
-    frames = _Frames(codec, main)
+    frames = _Frames(codec, main, threads)
     for copying, group in itertools.groupby(enumerate(sources), lambda source: source[0] in copied):
         if copying:
             for _, (segment, numbers) in group:
@@ -239,10 +241,10 @@ def _train(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> Dictionary |
 class _Frames:
     """The frames of a segment to come, and the first document of each."""
 
-    def __init__(self, codec: StoredCodec, dictionary: Dictionary | None) -> None:
+    def __init__(self, codec: StoredCodec, dictionary: Dictionary | None, threads: int) -> None:
         if dictionary is not None:
             dictionary.precompute_compress(level=codec.level)
-        self._unit = codec.unit
+        self._unit, self._threads = codec.unit, threads
         self._compressor = zstandard.ZstdCompressor(level=codec.level, dict_data=dictionary, write_checksum=True,
                                                     write_content_size=True, write_dict_id=True)
         self._parts: list[bytes | memoryview] = []
@@ -258,6 +260,8 @@ class _Frames:
     def _encode(self, part: Documents) -> None:
         """Encode documents in units as large as they may be; one that is larger is alone."""
         stops = part.ends.tolist()
+        if not stops:
+            return
         edges = [0]  # first documents
         places = [0]  # and first bytes
         while edges[-1] < len(stops):
@@ -266,10 +270,16 @@ class _Frames:
             places.append(stops[last - 1])
         units = np.array(edges, np.int64)
         tables = memoryview((part.ends - np.repeat(places[:-1], np.diff(units))).astype("<u4").tobytes())
-        data, join, compress = memoryview(part.data), b"".join, self._compressor.compress
-        frames = [compress(join((tables[4 * doc : 4 * last], data[start:stop])))
-                  for doc, last, start, stop in zip(edges, edges[1:], places, places[1:], strict=False)]
-        self._parts += frames
+        data = memoryview(part.data)
+        raw = [piece for doc, last, start, stop in zip(edges, edges[1:], places, places[1:], strict=False)
+               for piece in (tables[4 * doc : 4 * last], data[start:stop])]
+        starts = 4 * units + np.array(places, np.int64)
+        segments = np.stack([starts[:-1], np.diff(starts)], axis=1)
+        found = self._compressor.multi_compress_to_buffer(
+            zstandard.BufferWithSegments(b"".join(raw), segments.tobytes()),
+            threads=min(self._threads, 1 + data.nbytes // _SHARE))
+        frames: list[Any] = [found[at] for at in range(len(found))]
+        self._parts.append(b"".join(frames))
         self._sizes.append(np.fromiter(map(len, frames), np.int64, len(frames)))
         self._firsts.append(self._docs + units[:-1])
         self._docs += len(stops)
