@@ -7,6 +7,7 @@ The pure policy first, on segments that are numbers; then real files, with a sla
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,15 @@ from hypothesis import strategies as st
 import quidditch_core as qc
 from quidditch_core.index import merge
 from quidditch_core.index.facade import _create, _open
-from quidditch_core.index.merge import FLOOR_BYTES, MAX_DELETED, MAX_MERGED_BYTES, SEGMENTS_PER_TIER, Candidate, select
+from quidditch_core.index.merge import (
+    FLOOR_BYTES,
+    MAX_DELETED,
+    MAX_MERGED_BYTES,
+    SEGMENTS_PER_TIER,
+    Candidate,
+    level,
+    select,
+)
 from quidditch_core.mapping import Mapping
 from quidditch_core.tiering.testing import CrashFiles
 
@@ -61,9 +70,36 @@ def test_merging_as_asked_ends_within_the_bound(found: list[tuple[int, int]]) ->
     total, live = sum(size for size, _ in found), sum(live for _, live in found)
     assert total <= live / (1 - MAX_DELETED) < 1.5 * live or total == live == 0
     assert not merge.bloated(candidates(found))
-    runs = [found[at : at + SEGMENTS_PER_TIER] for at in range(len(found) - SEGMENTS_PER_TIER + 1)]
-    assert len(found) <= SEGMENTS_PER_TIER or all(
-        sum(max(live, FLOOR_BYTES) for _, live in run) > MAX_MERGED_BYTES for run in runs)
+    assert_few([live for _, live in found])
+
+
+def assert_few(found: list[int]) -> None:
+    """Nine segments of each level, and one between each two of them, in each stretch that may still be merged."""
+    for settled, stretch in itertools.groupby(found, lambda live: 2 * live >= MAX_MERGED_BYTES):
+        sizes = list(stretch)
+        assert settled or len(sizes) <= 2 * SEGMENTS_PER_TIER * len(set(map(level, sizes)))
+
+
+FLUSHES = {
+    "equal": lambda rng: 3 << 20, "tiny": lambda rng: 16 << 10, "any": lambda rng: rng.randint(1, 256 << 20),
+    "of any magnitude": lambda rng: int(2 ** rng.uniform(10, 28)),
+    "large and small in turn": lambda rng: rng.choice([64 << 20, 4 << 10])}
+
+
+@pytest.mark.parametrize("flushes", FLUSHES)
+def test_a_byte_is_written_about_once_a_level(flushes: str) -> None:
+    rng = Random(3)
+    found: list[int] = []
+    written = 0
+    for count in range(1, 2_001):
+        found.append(FLUSHES[flushes](rng))
+        while chosen := select([Candidate(at, live, live) for at, live in enumerate(found)]):
+            size = sum(found[at] for at in chosen)
+            assert size <= MAX_MERGED_BYTES
+            written += size
+            found[chosen[0] : chosen[-1] + 1] = [size]
+        assert_few(found)
+        assert written <= (level(sum(found)) + 1) * sum(found) + count * FLOOR_BYTES / (SEGMENTS_PER_TIER - 1)
 
 
 @given(st.integers(1, 10 * MAX_MERGED_BYTES), st.integers(0, 10 * MAX_MERGED_BYTES))

@@ -291,25 +291,48 @@ def bloated(candidates: Sequence[Candidate]) -> bool:
     return total > MAX_GROWTH * live + SLACK_BYTES
 
 
+def level(size: int, floor: int = FLOOR_BYTES) -> int:
+    """0 below ``floor``; then one more for each factor of SEGMENTS_PER_TIER."""
+    found = 0
+    while size >= floor:
+        size //= SEGMENTS_PER_TIER
+        found += 1
+    return found
+
+
 def select(candidates: Sequence[Candidate], floor: int = FLOOR_BYTES) -> list[int]:
-    """Positions of adjacent segments to merge now, or none (a pure function, after Lucene's TieredMergePolicy).
+    """Positions of adjacent segments to merge now, or none: a pure function.
 
     Adjacent, because a segment's position breaks ties. While deleted documents take too large a share of all bytes,
-    the segment with the largest is rewritten alone; else, where there are more than SEGMENTS_PER_TIER segments, the
-    cheapest run is merged.
+    the segment with the largest is rewritten alone. Else SEGMENTS_PER_TIER segments of one level become one of a higher
+    level, with what smaller ones lie before and between them, the lowest level first (Lucene: LogMergePolicy); and
+    those that larger ones shut in, to which nothing will be added, become one. So a byte is written about once a level.
+    Segments of half of MAX_MERGED_BYTES stay as they are.
     """
     total, live = sum(candidate.bytes for candidate in candidates), sum(candidate.live for candidate in candidates)
     if total - live > MAX_DELETED * total:
         return [max(candidates, key=lambda one: (one.bytes - one.live) / max(one.bytes, 1)).position]
-    if len(candidates) <= SEGMENTS_PER_TIER:
-        return []
-    best: tuple[float, list[int]] | None = None
-    for start in range(len(candidates) - SEGMENTS_PER_TIER + 1):
-        run = candidates[start : start + SEGMENTS_PER_TIER]
-        sizes = [max(candidate.live, floor) for candidate in run]
-        if sum(sizes) > MAX_MERGED_BYTES:
+    runs = [list(run) for settled, run in itertools.groupby(
+        candidates, lambda one: 2 * one.live >= MAX_MERGED_BYTES) if not settled]
+    found = [(wanted, group) for run in runs for wanted in {level(one.live, floor) for one in run}
+             if (group := _ripe(run, wanted, floor, last=run is runs[-1]))]
+    return [one.position for one in min(found, key=lambda one: one[0])[1]] if found else []
+
+
+def _ripe(run: Sequence[Candidate], wanted: int, floor: int, *, last: bool) -> Sequence[Candidate]:
+    """Neighbours up to the level ``wanted`` that have enough of it, or to which nothing will be added any more."""
+    levels = [level(one.live, floor) for one in run]
+    for higher, part in itertools.groupby(range(len(run)), lambda at: levels[at] > wanted):
+        at = list(part)
+        own = [one for one in at if levels[one] == wanted]
+        complete = len(at) > 1 and not (last and at[-1] == len(run) - 1)
+        if higher or (len(own) < SEGMENTS_PER_TIER and not complete):
             continue
-        skew = max(sizes) / sum(sizes) * sum(sizes) ** 0.05  # Lucene's score: even, small merges first
-        if best is None or skew < best[0]:
-            best = skew, [candidate.position for candidate in run]
-    return best[1] if best else []
+        first = end = at[0]
+        stop = at[-1] + 1 if complete else own[SEGMENTS_PER_TIER - 1] + 1
+        size = 0
+        while end < stop and size + run[end].live <= MAX_MERGED_BYTES:
+            size += run[end].live
+            end += 1
+        return run[first:end]
+    return []
