@@ -178,6 +178,8 @@ def write_documents(sections: RamSections, ids: list[bytes], sources: list[bytes
 
 
 def _collector(field: FieldType) -> Collector:
+    if not (field.index or field.doc_values) or (field.is_text and not field.index):
+        return PresenceCollector(field)
     if field.is_text:
         return TextCollector(field)
     if field.is_keyword:
@@ -291,6 +293,32 @@ class _Stream:
         return tokens, starts, lengths
 
 
+class PresenceCollector:
+    """A field that is neither searched nor sorted by: which documents have it."""
+
+    def __init__(self, field: FieldType) -> None:
+        self._field = field
+        self._docs = array("I")
+
+    @property
+    def memory(self) -> int:
+        return 4 * len(self._docs)
+
+    def add(self, doc: int, values: list[Any]) -> None:
+        self._docs.append(doc)
+
+    def extend(self, docs: NDArray[np.uint32], values: Any) -> None:
+        self._docs.frombytes(docs.tobytes())
+
+    def undo(self, doc: int) -> None:
+        del self._docs[bisect_left(self._docs, doc) :]
+
+    def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo:
+        docs = np.array(self._docs, np.uint32)
+        return FieldInfo(number, self._field.name, self._field.type,
+                         exists=write_exists(sections, self._field.name, docs, size))
+
+
 class TextCollector:
     """Analysed values of one field."""
 
@@ -298,35 +326,24 @@ class TextCollector:
         self._field = field
         self._analyzer: Analyzer = get_analyzer(field.analyzer or "standard")
         self._stream = _Stream(self._analyzer.tokenizer, fold=self._analyzer.folds)
-        self._unindexed: list[int] = []
 
     @property
     def memory(self) -> int:
-        return self._stream.memory + 40 * len(self._unindexed)
+        return self._stream.memory
 
     def add(self, doc: int, values: list[Any]) -> None:
-        if self._field.index:
-            self._stream.add(doc, values)
-        else:
-            self._unindexed.append(doc)
+        self._stream.add(doc, values)
 
     def extend(self, docs: NDArray[np.uint32], values: list[bytes]) -> None:
-        if self._field.index:
-            self._stream.extend(docs, values)
-        else:
-            self._unindexed += docs.tolist()
+        self._stream.extend(docs, values)
 
     def undo(self, doc: int) -> None:
         self._stream.undo(doc)
-        del self._unindexed[bisect_left(self._unindexed, doc) :]
 
     def finish(self, sections: RamSections, number: int, size: int, threads: int) -> FieldInfo:
         field, name, stream = self._field, self._field.name, self._stream
         stream.settle()
-        docs = stream.docs if field.index else np.array(self._unindexed, np.uint32)
-        exists = write_exists(sections, name, docs, size)
-        if not field.index:
-            return FieldInfo(number, name, field.type, exists=exists)
+        exists = write_exists(sections, name, stream.docs, size)
         totals = stream.totals()
         terms = _mapped(stream.interner, self._analyzer)
         ordered, ranks, totals = _ranked(stream.interner, terms, totals)
