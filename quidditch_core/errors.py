@@ -24,6 +24,12 @@
     ├── CorruptIndexError             bytes on disk that fail their checksum or their bounds
     ├── FormatError                   written by a newer version
     └── StorageError (OSError)        the operating system refused a read or write
+        └── StoreError                a store over a network failed, after it was tried again
+            ├── OutageError           it cannot be reached, or answers with errors
+            ├── ThrottledError        it asks for fewer requests
+            ├── SlowStoreError        it did not answer in time
+            ├── TruncatedError        it sent fewer bytes than it should have
+            └── DeniedError           it refuses these credentials
 
 A message says where, what was found, what was expected and what to do; the same parts are attributes, so
 that a program need not parse the text.
@@ -165,6 +171,30 @@ class StorageError(QuidditchError, OSError):
     """
 
     action = ""
+
+
+class StoreError(StorageError):
+    """A store (S3 or what takes its place) failed, after it was tried again; ``path`` is what was asked for."""
+
+
+class OutageError(StoreError):
+    """The store cannot be reached, or answers with errors of its own."""
+
+
+class ThrottledError(StoreError):
+    """The store asks for fewer requests."""
+
+
+class SlowStoreError(StoreError):
+    """The store did not answer in time."""
+
+
+class TruncatedError(StoreError):
+    """The store sent fewer bytes than it should have."""
+
+
+class DeniedError(StoreError):
+    """The store refuses these credentials."""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...] | set[str] | frozenset[str]) -> str:

@@ -102,3 +102,12 @@ def tmp_index(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield create
     for index in made:
         index.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3 server of our own: moto, in a process. Its bucket is ``books``."""
+    from tests.s3 import served
+
+    with served(tmp_path_factory.mktemp("moto")) as url:
+        yield url

@@ -1,16 +1,17 @@
 """Where blobs are kept: named immutable byte strings in a place. Knows bytes and names, never segments.
 
-A tier hands out blobs in the shape of `quidditch_core.files.Blob`. ``local`` keeps them in a directory.
+A tier hands out blobs in the shape of `quidditch_core.files.Blob`. ``local`` keeps them in a directory, ``remote`` in a
+*store*: any place that fsspec can reach (``store``). A store has no blobs, only objects: bytes under a key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from quidditch_core.files import Blob, Bytes
+from quidditch_core.files import Blob, Bytes, is_name
 
 HOT: Final = "hot"
 """Name of the tier at the index's own address; live masks are always there."""
@@ -46,3 +47,53 @@ class Tier(Protocol):
 
     def sweep(self) -> int:
         """Remove what unfinished writes of dead processes left; returns how many files that were."""
+
+
+class Span(NamedTuple):
+    """``length`` bytes at ``offset`` of the object ``key``."""
+
+    key: str
+    offset: int
+    length: int
+
+
+class Store(Protocol):
+    """Objects under a URL. Keys are `is_key`: names joined by ``/``.
+
+    Every call is tried again a few times, then raises `StoreError`: `OutageError`, `ThrottledError`,
+    `SlowStoreError`, `TruncatedError` or `DeniedError`. No error, repr or log shows credentials.
+    """
+
+    url: str
+
+    def put(self, key: str, chunks: Iterable[Bytes]) -> None:
+        """Store an object whole, in place of any old one; durable, and seen by everybody, on return."""
+
+    def create(self, key: str, data: Bytes) -> bool:
+        """Store an object only if there is none, even if many try at once; whether it was this call that did.
+
+        The store is probed before the first time: `UnsupportedError` if it would overwrite silently.
+        """
+
+    def get(self, key: str) -> bytes | None:
+        """A whole object; None if there is none."""
+
+    def read(self, spans: Sequence[Span]) -> list[bytes]:
+        """The bytes of many spans, in one round of parallel requests; near spans share one.
+
+        `CorruptIndexError` if an object is missing or shorter.
+        """
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None if there is none."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Sorted keys of all objects below ``prefix`` (``a/b`` lists ``a/b/...``); may be a little out of date."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; fine if it is gone."""
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` may name an object: it cannot leave its store."""
+    return len(key) <= 900 and all(map(is_name, key.split("/")))

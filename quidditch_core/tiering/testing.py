@@ -6,6 +6,8 @@ Who writes a backend of his own subclasses `TierContract`, says how to make his 
         def make_tier(self, place):
             return AtticTier(place)
 
+`StoreContract` does the same for a store, that is for a URL that fsspec opens with a backend of yours.
+
 The other tiers go around any tier: `CountingTier` for budgets of calls and bytes, `LatencyTier` for stores that
 take their time, `FaultTier` for those that fail by a script. `CrashFiles` is a disk for whatever speaks to
 `quidditch_core.files.Files`, and stops dead at any step. Nothing here needs pytest to be imported.
@@ -28,16 +30,24 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
-from quidditch_core.errors import CorruptIndexError, IndexClosedError, InvalidNameError, RequestError, StorageError
+from quidditch_core.errors import (
+    CorruptIndexError,
+    IndexClosedError,
+    InvalidNameError,
+    RequestError,
+    StorageError,
+    TruncatedError,
+    UnsupportedError,
+)
 from quidditch_core.files import PAGE_SIZE, Blob, Bytes, storage_error
-from quidditch_core.tiering import BlobInfo, Tier
+from quidditch_core.tiering import BlobInfo, Span, Store, Tier
 from quidditch_core.tiering.crash import DAMAGES, Crashed, CrashFiles, Damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["DAMAGES", "CountingTier", "CrashFiles", "Crashed", "Damage", "Fault", "FaultTier", "LatencyTier",
-           "Operation", "TierContract"]
+           "Operation", "StoreContract", "TierContract"]
 
 Operation = Literal["write", "sync", "open", "delete", "list", "sweep", "pread", "need"]
 """What one may ask of a tier, and, the last two, of a blob that it opened."""
@@ -371,6 +381,98 @@ class TierContract:
         tier.write("seg-1", [_bytes()])
         tier.sync()
         return _opened(tier)
+
+
+class StoreContract:
+    """Tests of everything that `Store` promises. Subclass it as ``Test...`` and define `make_store`."""
+
+    exclusive = True
+    """Whether `Store.create` works; a store that overwrites must be refused."""
+
+    def make_store(self, place: Path) -> Store:
+        """The store of ``place``, an empty directory of this test's own, or a key to what takes its place."""
+        raise NotImplementedError("say how to make the store")
+
+    def test_objects_are_put_got_and_replaced(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        assert store.get("a/b-1") is None
+        assert store.size("a/b-1") is None
+        store.put("a/b-1", [b"one ", memoryview(b"object")])
+        assert store.get("a/b-1") == b"one object"
+        assert store.size("a/b-1") == 10
+        store.put("a/b-1", [b"another"])
+        assert self.make_store(tmp_path).get("a/b-1") == b"another"
+
+    def test_spans_are_read_in_any_order(self, tmp_path: Path) -> None:
+        store, data = self.make_store(tmp_path), _bytes()
+        store.put("x", [data])
+        store.put("y", [data[::-1]])
+        spans = [Span("x", 200_000, 10), Span("y", 0, 5), Span("x", 0, 3), Span("x", 1, 4), Span("x", 0, 0),
+                 Span("y", len(data) - 1, 1), Span("x", 0, len(data))]
+        expected = [(data if key == "x" else data[::-1])[at : at + size] for key, at, size in spans]
+        assert store.read(spans) == expected
+        assert store.read([]) == []
+
+    def test_what_is_missing_or_too_short_is_an_error(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        with _raises(CorruptIndexError):
+            store.read([Span("nothing", 0, 1)])
+        store.put("short", [b"12345"])
+        with _raises(TruncatedError):
+            store.read([Span("short", 3, 5)])
+
+    def test_keys_are_listed(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        assert store.list() == []
+        for key in ("m/2", "m/10", "s/x/y", "top"):
+            store.put(key, [b"x"])
+        assert store.list() == ["m/10", "m/2", "s/x/y", "top"]
+        assert store.list("m") == ["m/10", "m/2"]
+        assert store.list("none") == []
+        store.delete("m/2")
+        store.delete("m/2")
+        assert store.list("m") == ["m/10"]
+
+    def test_keys_cannot_lead_elsewhere(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        for key in ("", "../up", "a/../b", "/etc/passwd", "a//b", "a/", ".hidden", "UPPER", "a.tmp"):
+            for call in (lambda key=key: store.put(key, [b"x"]), lambda key=key: store.get(key),
+                         lambda key=key: store.delete(key), lambda key=key: store.create(key, b"x")):
+                with _raises(InvalidNameError):
+                    call()
+
+    def test_one_of_many_creates_an_object(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        if not self.exclusive:
+            with _raises(UnsupportedError):
+                store.create("m/1", b"x")
+            assert store.list() == []
+            return
+        won: list[int] = []
+
+        def create(number: int) -> None:
+            if store.create("m/1", b"%d" % number):
+                won.append(number)
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert store.get("m/1") == b"%d" % won[0]
+        assert not store.create("m/1", b"late")
+        assert store.list() == ["m/1"]
+
+    def test_a_put_that_fails_leaves_nothing(self, tmp_path: Path) -> None:
+        def chunks() -> Iterator[Bytes]:
+            yield b"x" * 100_000
+            raise KeyboardInterrupt
+
+        store = self.make_store(tmp_path)
+        with _raises(KeyboardInterrupt):
+            store.put("a", chunks())
+        assert store.list() == []
 
 
 def _bytes() -> bytes:
