@@ -1,7 +1,7 @@
 """The block cache: pages of remote blobs on the local disk, shared by all processes of the machine.
 
-It holds only what can be fetched again. LMDB keeps it, one environment a process; since LMDB has no checksums, each value
-begins with one. Whoever deletes the directory, even while it is used, costs speed and nothing else.
+It holds only what can be fetched again. LMDB keeps it, one environment a process; since LMDB has no checksums, each
+value begins with one. Whoever deletes the directory, even while it is used, costs speed and nothing else.
 
 ::
 

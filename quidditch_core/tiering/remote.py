@@ -2,8 +2,8 @@
 
 Pages come from the block cache or from the store, many of them in one round, and are verified before they are shown.
 They stay where they are as long as anything refers to them, so that no address that a search uses can lose its bytes.
-Memory is bounded by *retiring* a blob: whoever opens it anew gets an empty one, and the memory goes with the last search
-that uses the old one.
+Memory is bounded by *retiring* a blob: whoever opens it anew gets an empty one, and the memory goes with the last
+search that uses the old one.
 """
 
 from __future__ import annotations

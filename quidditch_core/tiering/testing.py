@@ -47,8 +47,8 @@ from quidditch_core.tiering.store import coalesced
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DAMAGES", "CountingStore", "CountingTier", "CrashFiles", "Crashed", "Damage", "Fault", "FaultTier", "LatencyTier",
-           "Operation", "StoreContract", "TierContract"]
+__all__ = ["DAMAGES", "CountingStore", "CountingTier", "CrashFiles", "Crashed", "Damage", "Fault", "FaultTier",
+           "LatencyTier", "Operation", "StoreContract", "TierContract"]
 
 Operation = Literal["write", "sync", "open", "delete", "list", "sweep", "pread", "need"]
 """What one may ask of a tier, and, the last two, of a blob that it opened."""
