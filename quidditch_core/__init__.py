@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import aggs, errors, query
     from .config import Settings, Tiers
-    from .index.facade import Index, create, open
+    from .index.facade import Index, create, open, restore
     from .index.reader import Reader
+    from .index.snapshot import Repository
     from .mapping import Mapping
     from .result import BulkReport, Explanation, Hit, SearchResult
     from .scoring import scorer
@@ -33,12 +34,13 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "BulkReport": "result", "Explanation": "result", "Hit": "result", "Index": "index.facade", "Mapping": "mapping",
     "Reader": "index.reader", "SearchResult": "result", "Settings": "config", "Tiers": "config",
-    "create": "index.facade", "open": "index.facade", "scorer": "scoring",
+    "create": "index.facade", "open": "index.facade", "Repository": "index.snapshot", "restore": "index.facade",
+    "scorer": "scoring",
 }
 
 __all__ = [
-    "BulkReport", "Explanation", "Hit", "Index", "Mapping", "Reader", "SearchResult", "Settings", "Tiers", "aggs",
-    "create", "errors", "open", "query", "scorer",
+    "BulkReport", "Explanation", "Hit", "Index", "Mapping", "Reader", "Repository", "SearchResult", "Settings", "Tiers",
+    "aggs", "create", "errors", "open", "query", "restore", "scorer",
 ]
 
 

@@ -44,13 +44,14 @@ from . import ids, incoming, process, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, Manifest
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
 
 if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
     from .check import Progress
     from .holding import Version
+    from .snapshot import SnapshotInfo
     from .writer import Writer
 
 FEW = 32
@@ -118,6 +119,22 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
                             expected="seconds, from 0 to 1e9")
     return _open(OS_FILES, directory, read_only, lock_timeout)
+
+
+def restore(
+    url: str | os.PathLike[str], path: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None,
+    base_path: str = "",
+) -> Index:
+    """Make an index at the directory ``path`` of a snapshot, ``URL#name``, and open it for writing.
+
+    Raises NotFoundError, IndexExistsError, CorruptIndexError (then nothing is left at ``path``), StorageError.
+    """
+    from .snapshot import Repository, place
+
+    where, name = place(url)
+    directory = _directory(path)
+    Repository(where, storage_options=storage_options, base_path=base_path).restore(name, directory)
+    return open(directory)
 
 
 def _open(
@@ -522,6 +539,28 @@ class Index:
                                 {"index": name}, log.operations, "counter")
             yield metrics.Gauge("quidditch_translog_fsyncs_total", "Syncs of the log since the index was opened.",
                                 {"index": name}, log.fsyncs, "counter")
+
+    @contextmanager
+    def committed(self) -> Iterator[tuple[Files, str, Manifest]]:
+        """The files, directory and manifest of the newest commit, after a flush; it stays as long as this is open."""
+        self._check()
+        if self._writer is not None:
+            self.flush()
+        with manifests.hold(self._files, self._directory) as held:
+            yield self._files, self._directory, held.manifest
+
+    def snapshot(
+        self, url: str | os.PathLike[str], *, name: str | None = None,
+        storage_options: dict[str, Any] | None = None, base_path: str = "",
+    ) -> SnapshotInfo:
+        """Flush, and keep what there is in the repository at ``url``; what it has already is not copied again.
+
+        Without ``name`` it is the moment (UTC). Writing and searching go on. `Repository` lists, verifies and deletes
+        snapshots; `restore` makes an index of one. Raises ConflictError if the name is taken, StorageError.
+        """
+        from .snapshot import Repository
+
+        return Repository(url, storage_options=storage_options, base_path=base_path).snapshot(self, name)
 
     def check(self, *, progress: Progress | None = None) -> CheckReport:
         """Verify every byte and every fact of the newest commit, of the log, and of what searches see.

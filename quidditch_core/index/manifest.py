@@ -159,15 +159,16 @@ def decode(data: bytes, path: str) -> Manifest:
         manifest = msgspec.json.decode(payload, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise corrupt(f"wrong JSON: {error}", offset, payload[:80], "the fields of format 0") from error
-    if problem := _contradiction(manifest, os.path.basename(path)):
+    problem = contradiction(manifest)
+    if file_name(manifest.generation) != os.path.basename(path):
+        problem = f"generation {manifest.generation} in a file of another name"
+    if problem:
         raise corrupt(problem, offset, file_name(manifest.generation), "a manifest that agrees with itself")
     return manifest
 
 
-def _contradiction(manifest: Manifest, file: str) -> str | None:
+def contradiction(manifest: Manifest) -> str | None:
     """What no writer writes, although every field has its type. No name becomes a path before this."""
-    if file_name(manifest.generation) != file:
-        return f"generation {manifest.generation} in a file of another name"
     blobs = list(manifest.blobs())
     for tier, name in blobs:
         if not is_name(name) or not is_name(tier):
