@@ -108,11 +108,12 @@ from quidditch_core.simd import (
     u8x_widen,
 )
 
-# Behind a walk through one document's positions (phrase.py): the posting, and the term's place in the phrase.
-W_POSTING, W_OFFSET = 4, 5
+# Behind a walk through one document's positions (phrase.py): the posting, the term's place in the phrase, and the last
+# posting whose positions were sought, with where they begin.
+W_POSTING, W_OFFSET, W_SOUGHT, W_SOUGHT_AT = 4, 5, 6, 7
 WALK_BYTES = 8 * 8
 UNSOUGHT = -2
-SHORT = 4  # a lead of fewer documents than a segment has ranges, divided by this, is short
+SHORT = 12  # a lead of fewer documents than a segment has ranges, divided by this, is short
 
 S_CANDIDATES = S_LISTS  # int64 [128]: documents, then their places in the lead's block
 S_STATES = S_CANDIDATES + 16 * 128
@@ -215,28 +216,37 @@ def seek(state: int, walk: int, doc: int) -> int:
     base = load_i64(field + 8 * F_POSITIONS)
     if base == 0 or start < 0 or end < start or end > load_i64(field + 8 * F_POSITIONS_SIZE):
         return CORRUPT
-    at = start
-    known = 0
-    if load_i64(state + 8 * L_DF) >= 128:
-        header = load_i64(term + 8 * T_HEADERS) + block
-        bases = load_i64(field + 8 * F_POSITION_BASES)
-        if bases == 0:
-            return CORRUPT
-        offset = np.int64(load_u64(bases + 8 * header))
-        if offset < 0 or offset > end - start:
-            return CORRUPT
-        at += offset
-        known = index & -32
-        if known > 0:
-            at += load_u32(load_i64(field + 8 * F_POSITION_SUBS) + 12 * header + 4 * ((known >> 5) - 1))
-        if at > end:
-            return CORRUPT
+    sought = load_i64(walk + 8 * W_SOUGHT)
+    known = sought & 127
+    if sought >> 7 == block and known <= index and index - known <= index & 31:
+        at = load_i64(walk + 8 * W_SOUGHT_AT)
+    else:
+        at = start
+        known = 0
+        if load_i64(state + 8 * L_DF) >= 128:
+            header = load_i64(term + 8 * T_HEADERS) + block
+            bases = load_i64(field + 8 * F_POSITION_BASES)
+            if bases == 0:
+                return CORRUPT
+            offset = np.int64(load_u64(bases + 8 * header))
+            if offset < 0 or offset > end - start:
+                return CORRUPT
+            at += offset
+            known = index & -32
+            if known > 0:
+                at += load_u32(load_i64(field + 8 * F_POSITION_SUBS) + 12 * header + 4 * ((known >> 5) - 1))
+            if at > end:
+                return CORRUPT
+        at += base
     skip = 0
     for i in range(known, index):
         skip += load_u32(state + L_FREQ_BUFFER + 4 * i)
-    at = skip_positions(base + at, base + end, skip) if skip > 0 else base + at
-    if at < 0:
-        return CORRUPT
+    if skip > 0:
+        at = skip_positions(at, base + end, skip)
+        if at < 0:
+            return CORRUPT
+    store_i64(walk + 8 * W_SOUGHT, posting)
+    store_i64(walk + 8 * W_SOUGHT_AT, at)
     freq = load_u32(state + L_FREQ_BUFFER + 4 * index)
     store_i64(walk + 8 * W_LEFT, freq)
     store_i64(walk + 8 * W_AT, at)
@@ -514,6 +524,7 @@ def intersection(query: int, scratch: int, out: int, limit: int) -> int:
         for i in range(required):
             clause = load_i64(load_i64(lists + 8 * i) + 8 * L_CLAUSE)
             store_i64(walks + WALK_BYTES * i + 8 * W_OFFSET, load_i64(clause + 8 * K_OFFSET))
+            store_i64(walks + WALK_BYTES * i + 8 * W_SOUGHT, -1)
         lead = load_i64(lists)
         if SHORT * load_i64(lead + 8 * L_DF) <= ranges and load_i64(lead + 8 * L_BITMAP) == 0:
             totals = 0
