@@ -128,6 +128,7 @@ def queries(rng: random.Random, texts: list[str]) -> Iterator[q.Query]:
         yield q.Bool(should=(term(), term()), minimum_should_match=1, filter=(narrow,))
         yield q.Bool(must=(term(), term()), must_not=(q.Term("tag", "b"),))
         yield q.Bool(must=(q.MatchPhrase("text", some(2)),), filter=(narrow,))
+        yield q.Bool(must=(q.Match("text", some(3), operator=rng.choice(("or", "and"))),), filter=(narrow,))
 
 
 @pytest.fixture(params=["compiled", "referenced"])
@@ -231,9 +232,10 @@ def test_filters_are_kept_at_their_second_use(tmp_path: Path, monkeypatch: pytes
         for narrow in (q.Term("tag", "a"), q.Terms("tag", ["a", "c"]), q.Range("n", gte=10, lt=50),
                        q.Prefix("tag", "b"), q.Exists("n"), q.Range("tag", gte="b")):
             answers, calls = [], []
-            for _ in range(4):
+            for absent in "wxyz":  # another query each time, which finds the same
                 made.clear()
-                result = index.search(q.Bool(must=(q.Match("text", "aaa"),), filter=(narrow,)), size=50)
+                either = (q.Match("text", "aaa"), q.Term("text", absent))
+                result = index.search(q.Bool(should=either, minimum_should_match=1, filter=(narrow,)), size=50)
                 answers.append([hit.id for hit in result.hits])
                 calls.append(len(made))
             assert answers.count(answers[0]) == 4
@@ -299,6 +301,24 @@ def test_equal_queries_that_differ_find_what_they_ask_for(tmp_path: Path) -> Non
                 elif not isinstance(size, np.int64):
                     with pytest.raises(qc.errors.QueryError):
                         index.search(asked)
+
+
+def test_a_minimum_of_nothing_is_never_reached(tmp_path: Path) -> None:
+    with write(tmp_path / "index", 6, segments=(300,), deleted=0.0) as index:
+        one, two = vocabulary(2)
+        for clause in (q.Match("text", one), q.Match("text", f"{one} {two}"), q.MatchPhrase("text", f"{one} {two}")):
+            assert index.count(q.Bool(must=(clause,)))
+            assert index.count(q.Bool(must=(clause,), minimum_should_match=1)) == 0
+
+
+def test_remembered_queries_hold_few_bitmaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with write(tmp_path / "index", 6, segments=(1000, 800), deleted=0.1) as index, index.reader() as reader:
+        monkeypatch.setattr("quidditch_core.index.view._BITMAPS", 10 * 1800 // 8)
+        for _ in range(2):
+            for n in range(50):
+                query = q.Bool(must=(q.Match("text", " ".join(vocabulary(3))),), filter=(q.Range("n", gte=n),))
+                assert reader.count(query) == exhaustive(query, reader.view, 1)[1]
+                assert len(reader.view.prepared) <= 10
 
 
 def test_a_body_that_changes_is_another(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ def shape_of(plan: Plan) -> Shape | None:
         return None
     must, should = plan.must, plan.should
     filters = plan if plan.filter or plan.must_not else None
-    if len(must) == 1 and not should and type(must[0]) is PhrasePlan:
-        return (must[0].slop == 0 and must[0].boost > 0 and Shape((), (), must[0], filters)) or None
+    if len(must) == 1 and not should and plan.minimum == 0 and type(must[0]) in (PhrasePlan, BoolPlan):
+        only = shape_of(must[0])  # a group of one clause scores what that scores
+        return None if only is None or only.filters is not None else only._replace(filters=filters)
     optional = tuple([clause for clause in should if type(clause) is not NothingPlan])
     if any(type(clause) is NothingPlan for clause in must) or len(optional) < plan.minimum:
         return _NOTHING
@@ -334,32 +335,37 @@ def prepared(query: q.Query, view: View) -> Ready | Plan:
     made = prepare(bound, view)
     if made is None:
         return bound
-    if made.shape.filters is None:  # these hold bitmaps
-        scalars = _scalars(query)
-        if scalars is not None:
-            made.exact = _exact(query) if scalars else None
-            view.remember(query, made)
+    numbers = _has_numbers(query)
+    if numbers is not None:
+        made.exact = _exact(query) if numbers else None
+        view.remember(query, made, 0 if made.shape.filters is None else view.bases[-1] // 8)
     return made
 
 
-_LEAVES: dict[type[q.Query], str | None] = {q.Match: None, q.MatchPhrase: None, q.Term: "value"}
-"""Queries that are remembered, and the attribute in which numbers may be equal that are not the same."""
+_VALUES: dict[type[q.Query], tuple[str, ...]] = {
+    q.Match: (), q.MatchPhrase: (), q.Prefix: (), q.Exists: (), q.Term: ("value",), q.Range: ("gt", "gte", "lt", "lte"),
+}
+"""Queries that are remembered, and their attributes that may be numbers."""
 
 
-def _scalars(query: q.Query) -> bool | None:
-    """Whether a query holds numbers; None if it is of a kind that is not remembered."""
+def _has_numbers(query: q.Query) -> bool | None:
+    """Whether a query holds values that may be equal and not the same; None if it is not remembered."""
     if type(query) is q.Bool:
-        found = [_scalars(clause) for clause in query.children]
+        found = [_has_numbers(clause) for clause in query.children]
         return None if None in found else any(found)
-    if type(query) not in _LEAVES:
-        return None
-    name = _LEAVES[type(query)]
-    return name is not None and type(getattr(query, name)) is not str
+    names = _VALUES.get(type(query))
+    return None if names is None else any(type(getattr(query, name)) is not str for name in names)
 
 
 def _exact(query: q.Query) -> bytes:
     """What differs between equal queries: 1, 1.0 and True."""
-    return repr(query).encode()
+    try:
+        return _encoded(query)
+    except OverflowError:  # a number of more than 64 bits
+        return repr(query).encode()
+
+
+_encoded = msgspec.msgpack.Encoder().encode
 
 
 class _Described(msgspec.Struct, frozen=True):

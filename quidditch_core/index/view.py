@@ -22,6 +22,8 @@ from .postings import find
 
 _CACHED = 16384
 """Terms, and queries, that a view remembers."""
+_BITMAPS = 16 << 20
+"""Bytes of bitmaps that remembered queries may hold."""
 
 
 class BoundTerm(NamedTuple):
@@ -77,6 +79,7 @@ class View:
         self._bound: dict[tuple[str, bytes, bool], BoundTerm] = {}
         self.plans: dict[tuple[str, bytes], Any] = {}  # what the planner made of single terms
         self.prepared: dict[Query, Any] = {}  # what ``best`` made of queries
+        self._prepared_bytes = 0
         self.evictions = profiles.BUDGET.evictions
         """Profiles that had been evicted when this view last looked."""
 
@@ -130,13 +133,14 @@ class View:
         bound = self._bound[(field, term, positions)] = BoundTerm(clauses, keep)
         return bound
 
-    def remember(self, query: Query, made: Any) -> None:
-        """Keep what was made of a query."""
+    def remember(self, query: Query, made: Any, size: int) -> None:
+        """Keep what was made of a query, which holds bitmaps of ``size`` bytes."""
         self.prepared[query] = made
-        if len(self.prepared) >= _CACHED:
+        self._prepared_bytes += size
+        if len(self.prepared) >= _CACHED or self._prepared_bytes > _BITMAPS:
             self.let_go()
 
     def let_go(self) -> None:
         """Forget what refers to profiles: some were evicted, or it is much."""
         self.evictions = profiles.BUDGET.evictions
-        self._bound, self.prepared = {}, {}
+        self._bound, self.prepared, self._prepared_bytes = {}, {}, 0
