@@ -95,8 +95,9 @@ class Profile(msgspec.Struct, frozen=True):
 
     ``path``: ``union``, ``intersection`` or ``phrase`` are the pruned ways, ``exhaustive`` scores or filters every
     matching document. Of the pruned ways are known: ``blocks`` of 128 postings decoded for the hits, ``postings``
-    in them, and ``ranges`` of 256 documents searched, of ``ranges_total``. Times are milliseconds: planning, finding
-    and counting, and reading what the hits hold.
+    in them, and ``ranges`` of 256 documents searched, of ``ranges_total``. Where ranges of numbers are asked for,
+    ``granules`` of 8,192 values must be read to find them, of ``granules_total``; an earlier search may have kept the
+    answer. Times are milliseconds: planning, finding and counting, and reading what the hits hold.
     """
 
     path: str
@@ -109,11 +110,14 @@ class Profile(msgspec.Struct, frozen=True):
     plan_ms: float
     search_ms: float
     fetch_ms: float
+    granules: int | None = None
+    granules_total: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """OpenSearch's form: one shard, one query, whose breakdown is in nanoseconds."""
         breakdown = {"plan": self.plan_ms, "search": self.search_ms, "fetch": self.fetch_ms}
-        counts = {name: getattr(self, name) for name in ("segments", "ranges_total", "ranges", "blocks", "postings")}
+        counts = {name: getattr(self, name) for name in (
+            "segments", "ranges_total", "ranges", "blocks", "postings", "granules_total", "granules")}
         query = {"type": self.path, "description": str(self).partition("\n")[0],
                  "time_in_nanos": int(1e6 * sum(breakdown.values())),
                  "breakdown": {name: int(1e6 * ms) for name, ms in breakdown.items()}
@@ -125,10 +129,14 @@ class Profile(msgspec.Struct, frozen=True):
         if self.ranges is not None:
             lines.append(f"  ranges    {self.ranges:,} of {self.ranges_total:,} searched")
             lines.append(f"  blocks    {self.blocks:,} decoded, {self.postings:,} postings scored")
+        if self.granules is not None:
+            lines.append(f"  granules  {self.granules:,} of {self.granules_total:,} read")
         lines.append(f"  found     {'not counted' if self.found is None else f'{self.found:,}'}")
         for name in ("plan", "search", "fetch"):
             lines.append(f"  {name:9} {getattr(self, name + '_ms') * 1000:,.1f} us")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return f"<pre>{_escaped(str(self))}</pre>"

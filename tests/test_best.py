@@ -364,6 +364,23 @@ def test_a_profile_says_how_a_search_went(tmp_path: Path) -> None:
         assert by_body.profile.path == "phrase"
 
 
+def test_a_profile_tells_the_granules_that_a_range_reads(tmp_path: Path) -> None:
+    with qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1}) as index:
+        index.bulk([{"text": "a", "n": n} for n in range(40_000)])
+        index.merge()
+        term = q.Term("text", "a")
+        for low, high, read in ((0, 39_999, 0), (100, 200, 1), (8_000, 30_000, 2), (50_000, 60_000, 0)):
+            narrow = q.Range("n", gte=low, lte=high)
+            for query in (q.Bool(must=(term,), filter=(narrow,)), narrow, q.ConstantScore(~narrow)):
+                told = index.search(query, profile=True).profile
+                assert (told.granules, told.granules_total) == (read, 5), query
+                assert f"granules  {read} of 5 read" in str(told) == repr(told)
+                assert f"granules  {read} of 5 read" in told._repr_html_()
+        told = index.search(term, profile=True).profile
+        assert told.granules is None
+        assert "granules" not in str(told)
+
+
 def test_damaged_bytes_end_in_an_error() -> None:
     """In a child process, since the failure that this looks for is a crash."""
     for first in (0, 500):

@@ -210,6 +210,16 @@ def in_range(segment: Segment, name: str, low: int, high: int) -> Bitmap:
     return found.docs(rows)
 
 
+def granules_read(segment: Segment, name: str, low: int, high: int) -> tuple[int, int]:
+    """Of the granules of a column, those that :func:`in_range` reads, and all."""
+    found = column(segment, name)
+    if found is None:
+        return 0, 0
+    least, most = found.bounds
+    apart = (most < low) | (least > high) | ((least >= low) & (most <= high))
+    return int(least.size - np.count_nonzero(apart)) if low <= high else 0, int(least.size)
+
+
 def count_ordinals(column: Column, docs: Bitmap | None, size: int) -> NDArray[np.int64]:
     """How many of ``docs`` (None: of all) hold each of the integers below ``size``, int64 [size].
 

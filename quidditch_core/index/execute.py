@@ -7,6 +7,7 @@ documents and scores that another plan produced. Live masks are applied once, at
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from .plan import (
     TermRangePlan,
     TermsPlan,
 )
+from .view import View
 
 Bitmap = NDArray[np.uint64]
 
@@ -130,6 +132,26 @@ def accepted(plan: BoolPlan, segment: Segment, live: Bitmap | None) -> Bitmap | 
             accepted = full_bitmap(segment.docs)
         accepted = accepted & ~_filter(clause, segment)
     return accepted
+
+
+def granules_of(plan: Plan, view: View) -> tuple[int, int] | None:
+    """Of the granules in which ranges of numbers are looked for, those that must be read, and all; None without any."""
+    asked = [(each.field, *bounds) for each in _parts(plan) if isinstance(each, CodesPlan) for bounds in each.ranges]
+    found = [columns.granules_read(leaf.segment, *each) for each in asked for leaf in view.leaves]
+    return (sum(read for read, _ in found), sum(whole for _, whole in found)) if asked else None
+
+
+def _parts(plan: Plan) -> Iterator[Plan]:
+    """A plan and all that it holds."""
+    yield plan
+    if isinstance(plan, BoolPlan):
+        for clause in (*plan.must, *plan.should, *plan.must_not, *plan.filter):
+            yield from _parts(clause)
+    elif isinstance(plan, ConstantPlan | ScorePlan):
+        yield from _parts(plan.plan)
+        for function in plan.functions if isinstance(plan, ScorePlan) else ():
+            if function.filter is not None:
+                yield from _parts(function.filter)
 
 
 def _filter(plan: Plan, segment: Segment) -> Bitmap:

@@ -18,6 +18,7 @@ from ..segment import Segment, mask_of
 from . import ids, process
 from .best import Ready, prepared
 from .collect import by_score, collect, collect_best, count_all
+from .execute import granules_of
 from .page import BestPage, Page
 from .plan import Plan, plan
 from .view import View
@@ -121,7 +122,8 @@ class Reader:
         view.latency.observe(finished - started)
         if request.profile:
             times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
-            result.profile = _profile(page, None if request.track_total_hits is False else page.found, times)
+            counted = None if request.track_total_hits is False else page.found
+            result.profile = _profile(page, counted, times, granules_of(plan(query, view), view))
         return result
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
@@ -186,12 +188,15 @@ class Reader:
         self.close()
 
 
-def _profile(page: Page | BestPage, found: int | None, times: tuple[float, float, float]) -> Profile:
+def _profile(
+    page: Page | BestPage, found: int | None, times: tuple[float, float, float], granules: tuple[int, int] | None,
+) -> Profile:
     leaves = page.view.leaves
     ranges = sum(-(-leaf.segment.docs // 256) for leaf in leaves)
+    path, read = page.path or "exhaustive", granules or (None, None)
     if isinstance(page, BestPage) and page.request.size:
-        return Profile(page.path or "exhaustive", len(leaves), ranges, *page.best.work, found, *times)
-    return Profile(page.path or "exhaustive", len(leaves), ranges, None, None, None, found, *times)
+        return Profile(path, len(leaves), ranges, *page.best.work, found, *times, *read)
+    return Profile(path, len(leaves), ranges, None, None, None, found, *times, *read)
 
 
 def _asked(
