@@ -127,8 +127,10 @@ Value = tuple[int, list[int]]
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5), max_size=8)), max_size=20),
        st.integers(0, 100), st.lists(st.sampled_from([0, 1, 2, tokens.DROPPED]), min_size=6, max_size=6),
-       st.booleans())
-def test_tokens_are_sorted_and_folded(values: list[Value], gap: int, ranks: list[int], with_positions: bool) -> None:
+       st.booleans(), st.sampled_from([3, 20, tokens.WIDE]))
+def test_tokens_are_sorted_and_folded(
+    values: list[Value], gap: int, ranks: list[int], with_positions: bool, shift: int,
+) -> None:
     values.sort(key=lambda value: value[0])
     expected: list[list[tuple[int, int]]] = [[], [], []]
     lengths = [0] * 6
@@ -147,19 +149,19 @@ def test_tokens_are_sorted_and_folded(values: list[Value], gap: int, ranks: list
     counts, docs = np.array([len(ids) for _, ids in values], np.uint32), np.array([d for d, _ in values], np.uint32)
     for path in PATHS:
         totals, slots, found = walled(6, np.int64), starts[:3].copy(), walled(6, np.uint32)
-        out = walled(int(starts[-1]), np.uint64)
+        out = walled(int(starts[-1]), np.uint64 if shift == tokens.WIDE else np.uint32)
         assert call(tokens.tally, path, stream, stream.size, totals) == 0
         assert totals.tolist() == [stream.tolist().count(number) for number in range(6)]
         assert call(tokens.place, path, stream, counts, docs, len(values), gap, np.array(ranks, np.uint32), slots,
-                    found, out) == 0
+                    found, out, shift) == 0
         assert slots.tolist() == starts[1:].tolist()
         assert found.tolist() == lengths
-        assert out.tolist() == [doc | position << 32 for term in expected for doc, position in term]
+        assert out.tolist() == [doc | position << shift for term in expected for doc, position in term]
         size = int(starts[-1] - starts[1])  # from the second term on
         folded = [walled(size, np.uint32) for _ in range(3)]
         begins = walled(3, np.int64)
         postings = call(tokens.group, path, out, starts[1:].copy(), 2, *folded[:2],
-                        folded[2] if with_positions else 0, begins)
+                        folded[2] if with_positions else 0, begins, shift)
         by_doc = [sorted({doc for doc, _ in term}) for term in expected[1:]]
         assert begins.tolist() == [0, len(by_doc[0]), len(by_doc[0]) + len(by_doc[1])]
         assert folded[0][:postings].tolist() == by_doc[0] + by_doc[1]
@@ -174,8 +176,8 @@ def test_tokens_are_sorted_and_folded(values: list[Value], gap: int, ranks: list
 def test_nothing_is_done_with_nothing(path: str) -> None:
     none = np.zeros(1, np.int64)
     assert call(tokens.tally, path, none, 0, none) == 0
-    assert call(tokens.place, path, none, none, none, 0, 1, none, none, none, none) == 0
-    assert call(tokens.group, path, none, none, 0, none, none, 0, none) == 0
+    assert call(tokens.place, path, none, none, none, 0, 1, none, none, none, none, 3) == 0
+    assert call(tokens.group, path, none, none, 0, none, none, 0, none, 3) == 0
     assert call(strings.spell, path, none, 0, none, none, none, none) == 0
     assert not none.any()
 
@@ -198,3 +200,15 @@ def test_threads_change_no_byte(tmp_path: Path) -> None:
             assert len(found) == 1
             files.add(found[0].read_bytes())
     assert len(files) == 1
+
+
+def test_tokens_are_narrow_or_wide(tmp_path: Path) -> None:
+    """Positions that leave no room for a document in four bytes, and the same words in the other order."""
+    far = {"properties": {"text": {"type": "text", "position_increment_gap": 1 << 24}}}
+    with qc.create(tmp_path / "far", far, settings={"index.refresh_interval": -1}) as index:
+        for doc in range(5):
+            index.put(str(doc), {"text": ["white whale", "grey sea"] * (1 + 50 * (doc == 2))})
+        index.refresh()
+        for phrase, slop, hits in (("grey sea", 0, 5), ("sea grey", 0, 0), ("whale grey", 1 << 24, 5),
+                                   ("sea white", 1 << 24, 1), ("sea white", (1 << 24) - 1, 0)):
+            assert index.search(qc.query.MatchPhrase("text", phrase, slop=slop)).total.value == hits, phrase

@@ -199,6 +199,16 @@ class _Tokens(NamedTuple):
         return 3 * self.ids.nbytes + self.counts.nbytes + self.docs.nbytes  # sorting takes eight bytes a token
 
 
+class _Sorted(NamedTuple):
+    """Tokens by the rank of their strings, as the kernels have them with this shift; where each rank's begin; how many
+    each document has."""
+
+    tokens: NDArray[Any]
+    shift: int
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.uint32]
+
+
 class _Stream:
     """A field's values as tokens. Those of single documents wait until it is worth a call."""
 
@@ -277,20 +287,23 @@ class _Stream:
             kernels.tally(address(part.ids), part.ids.size, address(totals))
         return totals
 
-    def sort(
-        self, ranks: NDArray[np.uint32], totals: NDArray[np.int64], size: int, gap: int,
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint32]]:
-        """The tokens by the rank of their strings, where each rank's begin, and how many each document has.
-
-        ``totals``: tokens of each rank.
-        """
+    def sort(self, ranks: NDArray[np.uint32], totals: NDArray[np.int64], size: int, gap: int) -> _Sorted:
+        """The tokens by the rank of their strings; ``totals``: tokens of each rank."""
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(totals)])
         slots, lengths = starts.copy(), np.zeros(size, np.uint32)
-        tokens = np.empty(int(starts[-1]), np.uint64)
+        shift = max(1, (size - 1).bit_length())
+        if self._longest(gap) >> (kernels.WIDE - shift):
+            shift = kernels.WIDE
+        tokens: NDArray[Any] = np.empty(int(starts[-1]), np.uint64 if shift == kernels.WIDE else np.uint32)
         for part in self._parts:
             kernels.place(address(part.ids), address(part.counts), address(part.docs), part.docs.size, gap,
-                          address(ranks), address(slots), address(lengths), address(tokens))
-        return tokens, starts, lengths
+                          address(ranks), address(slots), address(lengths), address(tokens), shift)
+        return _Sorted(tokens, shift, starts, lengths)
+
+    def _longest(self, gap: int) -> int:
+        """Positions of a document, at most."""
+        return max((int(np.bincount(part.docs - part.docs[0], part.counts + np.uint64(gap)).max())
+                    for part in self._parts), default=0)
 
 
 class PresenceCollector:
@@ -348,16 +361,18 @@ class TextCollector:
         terms = _mapped(stream.interner, self._analyzer)
         ordered, ranks, totals = _ranked(stream.interner, terms, totals)
         gap = field.position_increment_gap
-        tokens, starts, lengths = stream.sort(ranks, totals, size, gap)
-        doc_count = int(np.count_nonzero(lengths))
-        avgdl = bm25.average_length(tokens.size, doc_count)
-        norms = bm25.encode_lengths(lengths) if field.norms else None
+        found = stream.sort(ranks, totals, size, gap)
+        doc_count = int(np.count_nonzero(found.lengths))
+        avgdl = bm25.average_length(found.tokens.size, doc_count)
+        norms = bm25.encode_lengths(found.lengths) if field.norms else None
         writer = FieldWriter(freqs=True, positions=True, norms=norms, avgdl=avgdl)
-        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=True, threads=threads)
+        _write_sorted(writer, stream.interner, ordered, found, positions=True, threads=threads)
+        tokens = found.tokens.size
+        del found
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, self._analyzer.hash, indexed=True, freqs=True, positions=True,
-            norms=field.norms, exists=exists, doc_count=doc_count, sum_ttf=tokens.size, sum_df=writer.sum_df,
+            norms=field.norms, exists=exists, doc_count=doc_count, sum_ttf=tokens, sum_df=writer.sum_df,
             terms=writer.terms, bound_avgdl=float(avgdl), bound_k1=float(bm25.K1), bound_b=float(bm25.B))
 
 
@@ -392,9 +407,9 @@ class KeywordCollector:
         if field.doc_values:
             several = write_column(sections, name, docs, ranks[stream.ids].astype(np.int64), size, distinct=True)
         # The dictionary gives ordinals their terms, so a column needs it even where nothing is searched.
-        tokens, starts, _ = stream.sort(ranks, totals, size, 0)
         writer = FieldWriter(freqs=False, positions=False, norms=None, avgdl=np.float32(1))
-        _write_sorted(writer, stream.interner, ordered, tokens, starts, positions=False, threads=threads)
+        _write_sorted(writer, stream.interner, ordered, stream.sort(ranks, totals, size, 0), positions=False,
+                      threads=threads)
         writer.finish(sections, name)
         return FieldInfo(
             number, name, field.type, indexed=True, column="ord" if field.doc_values else "",
@@ -493,10 +508,11 @@ def _ranked(
 
 
 def _write_sorted(
-    writer: FieldWriter, interner: Interner, ordered: NDArray[np.uint32], tokens: NDArray[np.uint64],
-    starts: NDArray[np.int64], *, positions: bool, threads: int,
+    writer: FieldWriter, interner: Interner, ordered: NDArray[np.uint32], found: _Sorted, *, positions: bool,
+    threads: int,
 ) -> None:
     """Append terms and their sorted tokens to ``writer``, some terms at a time, by ``threads`` threads."""
+    tokens, shift, starts, _ = found
     edges = np.searchsorted(starts, np.arange(RUN, int(starts[-1]), RUN)).tolist()
     runs = list(itertools.pairwise(sorted({0, *edges, ordered.size})))
 
@@ -508,7 +524,7 @@ def _write_sorted(
         places = np.empty(count, np.uint32) if positions else None
         posting_starts = np.empty(end - begin + 1, np.int64)
         postings = kernels.group(address(tokens), address(at), end - begin, address(docs), address(freqs),
-                                 0 if places is None else address(places), address(posting_starts))
+                                 0 if places is None else address(places), address(posting_starts), shift)
         text, ends = interner.spell(ordered[begin:end])
         return writer.encode(text, ends, docs[:postings], freqs[:postings], posting_starts, places)
 

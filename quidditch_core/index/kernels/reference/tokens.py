@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quidditch_core.segment import view
 
-from ..tokens import DROPPED
+from ..tokens import DROPPED, WIDE
 
 
 def tally(ids: int, count: int, totals: int) -> int:
@@ -18,6 +20,7 @@ def tally(ids: int, count: int, totals: int) -> int:
 
 def place(
     ids: int, counts_: int, docs_: int, values: int, gap: int, ranks_: int, slots_: int, lengths_: int, out: int,
+    shift: int,
 ) -> int:
     """One pass of a stable counting sort of tokens by the ranks of their terms."""
     counts, docs = view(counts_, values, np.uint32).astype(np.int64), view(docs_, values, np.uint32)
@@ -38,15 +41,21 @@ def place(
     slots = view(slots_, int(present[-1]) + 1, np.int64)
     to = np.arange(order.size) + np.repeat(slots[present] - first, tokens)
     slots[present] += tokens
-    view(out, int(to.max()) + 1, np.int64)[to] = docs[value[order]].astype(np.int64) | positions[order] << 32
+    view(out, int(to.max()) + 1, _token(shift))[to] = docs[value[order]].astype(np.int64) | positions[order] << shift
     return 0
 
 
-def group(tokens_: int, starts_: int, terms: int, docs_: int, freqs: int, positions: int, out_starts: int) -> int:
+def _token(shift: int) -> type[np.signedinteger[Any] | np.unsignedinteger[Any]]:
+    return np.int64 if shift == WIDE else np.uint32
+
+
+def group(
+    tokens_: int, starts_: int, terms: int, docs_: int, freqs: int, positions: int, out_starts: int, shift: int,
+) -> int:
     """Fold tokens sorted by term into postings; their number."""
     starts = view(starts_, terms + 1, np.int64)
-    tokens = view(tokens_, int(starts[-1]), np.int64)[starts[0] :]
-    docs = tokens & 0xFFFFFFFF
+    tokens = view(tokens_, int(starts[-1]), _token(shift))[starts[0] :].astype(np.int64)
+    docs = tokens & ((1 << shift) - 1)
     fresh = np.ones(docs.size, np.bool_)
     fresh[1:] = docs[1:] != docs[:-1]
     begins = starts - starts[0]
@@ -55,6 +64,6 @@ def group(tokens_: int, starts_: int, terms: int, docs_: int, freqs: int, positi
     view(docs_, first.size, np.uint32)[:] = docs[first]
     view(freqs, first.size, np.uint32)[:] = np.diff(first, append=docs.size)
     if positions:
-        view(positions, docs.size, np.uint32)[:] = tokens >> 32
+        view(positions, docs.size, np.uint32)[:] = tokens >> shift
     view(out_starts, terms + 1, np.int64)[:] = np.searchsorted(first, begins)
     return first.size
