@@ -415,14 +415,22 @@ class Tiers:
     """Where segments may live besides the index's own path, which is the hot tier.
 
     ``warm`` is a local directory (it is mapped into memory); ``cold`` any fsspec URL, opened with
-    ``storage_options``, which may hold secrets and so are not in the repr. ``budgets`` gives tiers a size:
-    ``{"hot": "100gb"}``, kept as bytes. SettingsError for anything else.
+    ``storage_options``, which may hold secrets and so are neither in the repr nor stored. What moves by itself:
+    ``after``: segments go to a tier at this age, ``{"warm": "7d", "cold": "90d"}``; ``idle``: when nobody has searched
+    them for so long; ``larger``: when they have so many bytes; ``budgets``: the oldest go on from a tier that holds
+    more, ``{"hot": "100gb"}``. Sizes are kept as bytes, times as seconds. ``memory`` bounds what of the cold tier is in
+    memory in this process, ``cache`` what of it is on the local disk. SettingsError for anything else.
     """
 
     warm: str | None = None
     cold: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     budgets: Mapping[str, int] = field(default_factory=dict, hash=False)
+    after: Mapping[str, float] = field(default_factory=dict, hash=False)
+    idle: Mapping[str, float] = field(default_factory=dict, hash=False)
+    larger: Mapping[str, int] = field(default_factory=dict, hash=False)
+    memory: int = 512 << 20
+    cache: int = 10 << 30
 
     def __post_init__(self) -> None:
         for name in ("warm", "cold"):
@@ -438,24 +446,64 @@ class Tiers:
             raise SettingsError("storage options are not an object", path="tiers.storage_options",
                                 expected="a dict whose keys are strings")
         object.__setattr__(self, "storage_options", dict(options))
-        object.__setattr__(self, "budgets", self._read_budgets())
+        if self.cold is not None and "@" in self.cold.partition("://")[2].partition("/")[0]:
+            raise SettingsError("credentials do not belong into a URL", path="tiers.cold",
+                                expected="storage_options, or the environment",
+                                fix="pass them there: the URL is stored with the index")
+        object.__setattr__(self, "budgets", self._sizes("budgets", _TIER_NAMES))
+        object.__setattr__(self, "larger", self._sizes("larger", _TIER_NAMES[1:]))
+        for name in ("after", "idle"):
+            object.__setattr__(self, name, self._times(name))
+        for name in ("memory", "cache"):
+            value = getattr(self, name)
+            size = value if _is_int(value) else Bytes().read(value)
+            if not Bytes().holds(size):
+                raise SettingsError("not a size", path=f"tiers.{name}", found=value, expected=Bytes.expected)
+            object.__setattr__(self, name, size)
 
-    def _read_budgets(self) -> dict[str, int]:
-        given: Any = self.budgets
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tiers that there are, from hot to cold."""
+        return tuple(name for name in _TIER_NAMES if name == "hot" or getattr(self, name) is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is stored with an index: everything but the storage options."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for one in fields(self)
+                if (name := one.name) != "storage_options" and (value := getattr(self, name)) is not None}
+
+    def _times(self, kind: str) -> dict[str, float]:
+        given: Any = getattr(self, kind)
         if not isinstance(given, Mapping):
-            raise SettingsError("budgets are not an object", path="tiers.budgets", found=given,
+            raise SettingsError(f"{kind} is not an object", path=f"tiers.{kind}", found=given,
+                                expected='a dict like {"cold": "90d"}')
+        times = {}
+        for name, value in given.items():
+            self._known(name, kind, _TIER_NAMES[1:])
+            seconds = value if isinstance(value, float) else Time().read(value)
+            if not Time().holds(seconds):
+                raise SettingsError("the time does not fit", path=f"tiers.{kind}.{name}", found=value,
+                                    expected=Time().expected)
+            times[name] = seconds
+        return times
+
+    def _known(self, name: Any, kind: str, names: tuple[str, ...]) -> None:
+        if name not in names:
+            raise SettingsError("unknown tier", path=f"tiers.{kind}", found=name, fix="use one of " + ", ".join(names))
+        if name not in self.names:
+            raise SettingsError(f"{kind} of a tier that has no place", path=f"tiers.{kind}.{name}",
+                                fix=f"give {name}= as well")
+
+    def _sizes(self, kind: str, names: tuple[str, ...]) -> dict[str, int]:
+        given: Any = getattr(self, kind)
+        if not isinstance(given, Mapping):
+            raise SettingsError(f"{kind} is not an object", path=f"tiers.{kind}", found=given,
                                 expected='a dict like {"hot": "100gb"}')
         budgets = {}
         for name, value in given.items():
-            if name not in _TIER_NAMES:
-                raise SettingsError("unknown tier", path="tiers.budgets", found=name,
-                                    fix="use one of " + ", ".join(_TIER_NAMES))
-            if name != "hot" and getattr(self, name) is None:
-                raise SettingsError("the budget is of a tier that has no place", path=f"tiers.budgets.{name}",
-                                    fix=f"give {name}= as well")
+            self._known(name, kind, names)
             size = value if _is_int(value) else Bytes().read(value)
             if not Bytes().holds(size):
-                raise SettingsError("the budget does not fit", path=f"tiers.budgets.{name}", found=value,
+                raise SettingsError("the size does not fit", path=f"tiers.{kind}.{name}", found=value,
                                     expected=f"{Bytes.expected}, or a number of bytes")
             budgets[name] = size
         return budgets

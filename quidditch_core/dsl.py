@@ -137,7 +137,8 @@ class HighlightRequest(msgspec.Struct, frozen=True):
 class SearchRequest(msgspec.Struct, frozen=True):
     """A search: what to look for, which of it to return, in which order and form.
 
-    ``track_total_hits``: True counts exactly, False not at all, an integer up to that many.
+    ``track_total_hits``: True counts exactly, False not at all, an integer up to that many. ``tiers``: only segments in
+    these (none: in all). ``partial``: segments whose tier cannot be reached are left out, and named.
     """
 
     query: Query = msgspec.field(default_factory=lambda: _ALL)
@@ -149,6 +150,8 @@ class SearchRequest(msgspec.Struct, frozen=True):
     track_total_hits: bool | int = 10_000
     aggs: a.Named = ()
     profile: bool = False
+    tiers: tuple[str, ...] = ()
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, Query):
@@ -162,9 +165,18 @@ class SearchRequest(msgspec.Struct, frozen=True):
 
             force_setattr(self, "aggs", named(self.aggs))
         _boolean(self.profile, "profile")
+        _boolean(self.partial, "allow_partial_search_results")
+        given: Any = self.tiers
+        if isinstance(given, str):
+            given = given.split(",")
+        if not isinstance(given, list | tuple) or not all(tier in TIERS for tier in given):
+            raise QueryError("not tiers", path="tiers", found=self.tiers, expected="a list of " + ", ".join(TIERS))
+        force_setattr(self, "tiers", tuple(given))
 
 
-_BODY = ("query", "size", "from", "sort", "_source", "highlight", "track_total_hits", "aggs", "aggregations", "profile")
+TIERS = ("hot", "warm", "cold")
+_BODY = ("query", "size", "from", "sort", "_source", "highlight", "track_total_hits", "aggs", "aggregations", "profile",
+         "tiers", "allow_partial_search_results")
 _LATER_BODY: dict[str, Any] = {
     "explain": False, "version": False, "seq_no_primary_term": False,
     "track_scores": False, "include_named_queries_score": False, "verbose_pipeline": False,
@@ -189,8 +201,9 @@ def parse_body(body: Any) -> SearchRequest:
             )
     _check_keys(body, "", "search body", _BODY, _LATER_BODY)
     given: dict[str, Any] = {name: body[name] for name in ("size", "track_total_hits", "profile") if name in body}
-    if "from" in body:
-        given["from_"] = body["from"]
+    for name, attribute in (("from", "from_"), ("tiers", "tiers"), ("allow_partial_search_results", "partial")):
+        if name in body:
+            given[attribute] = body[name]
     if "query" in body:
         given["query"] = parse_query(body["query"])
     if "sort" in body:

@@ -174,7 +174,12 @@ class StorageError(QuidditchError, OSError):
 
 
 class StoreError(StorageError):
-    """A store (S3 or what takes its place) failed, after it was tried again; ``path`` is what was asked for."""
+    """A store (S3 or what takes its place) failed, after it was tried again; ``path`` is what was asked for.
+
+    ``blobs`` names those that could not be read, as ``index.segments()`` does, where any are known.
+    """
+
+    blobs: tuple[str, ...] = ()
 
 
 class OutageError(StoreError):

@@ -157,9 +157,11 @@ class SearchResult:
     ``total`` is None when counting was turned off, ``max_score`` None when nothing was scored. ``pre_tag``
     and ``post_tag`` are what marks a highlight in the fragments of the hits. Hits of a search without sources and
     highlights are made when someone first looks at them; ``len`` does not. ``profile`` is there if it was asked for.
+    ``unreached`` are segments that are missing from a partial result, each with the reason.
     """
 
-    __slots__ = ("_hits", "_max_score", "aggs", "index", "post_tag", "pre_tag", "profile", "took_ms", "total")
+    __slots__ = ("_hits", "_max_score", "aggs", "index", "post_tag", "pre_tag", "profile", "took_ms", "total",
+                 "unreached")
 
     def __init__(
         self, total: Total | None, hits: list[Hit] | LazyHits, max_score: float | None = None,
@@ -173,6 +175,7 @@ class SearchResult:
         self.took_ms, self.aggs, self.index = took_ms, aggs, index
         self.pre_tag, self.post_tag = pre_tag, post_tag
         self.profile: Profile | None = None
+        self.unreached: list[tuple[str, str]] = []
 
     @property
     def hits(self) -> list[Hit]:
@@ -199,6 +202,10 @@ class SearchResult:
             "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
             "hits": hits,
         }
+        if self.unreached:
+            body["_shards"] |= {"failed": 1, "failures": [
+                {"shard": 0, "index": self.index, "segment": name, "reason": {"type": "store_error", "reason": reason}}
+                for name, reason in self.unreached]}
         if self.aggs is not None:
             body["aggregations"] = self.aggs
         if self.profile is not None:

@@ -173,6 +173,7 @@ class Segment:
         self.sections = sections
         self.stored = stored
         self.codec = codec
+        self.remote = False  # whether its bytes are far away, so that as few as possible are to be needed
         self.owner = owner  # keeps a blob's mapping alive as long as the segment
         self.cache: dict[Any, Any] = {}  # what readers derive from the bytes: term rows, descriptors, arrays
         self._lock = threading.Lock()
@@ -285,16 +286,16 @@ class FieldDescriptor:
         slots[F_FLAGS] = field.freqs * HAS_FREQS | field.positions * HAS_POSITIONS
         slots[F_TERM_COUNT] = field.terms
         at(F_POSTINGS, "postings", F_POSTINGS_SIZE)
-        at(F_LAST_DOCS, "blocks.last", F_BLOCKS, 4, whole=True)
-        at(F_OFFSETS, "blocks.offset", whole=True)
-        at(F_WIDTHS, "blocks.width", whole=True)
+        at(F_LAST_DOCS, "blocks.last", F_BLOCKS, 4)
+        at(F_OFFSETS, "blocks.offset")
+        at(F_WIDTHS, "blocks.width")
         if field.norms:
-            at(F_BOUNDS, "blocks.bound", whole=True)
-            at(F_NORMS, "norms", whole=True)
+            at(F_BOUNDS, "blocks.bound")
+            at(F_NORMS, "norms")
         if field.positions:
             at(F_POSITIONS, "positions", F_POSITIONS_SIZE)
-            at(F_POSITION_BASES, "blocks.position", whole=True)
-            at(F_POSITION_SUBS, "blocks.subposition", whole=True)
+            at(F_POSITION_BASES, "blocks.position")
+            at(F_POSITION_SUBS, "blocks.subposition")
         at(F_TERMS, "terms", F_TERMS_SIZE)
         at(F_SPARSE, "terms.sparse", F_SPARSE_BLOCKS, 8, whole=True)
         at(F_FIRST_OFFSETS, "terms.first.offset", whole=True)

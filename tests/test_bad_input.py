@@ -144,8 +144,8 @@ def test_paths(tmp_path: Path) -> None:
         qc.open(tmp_path / "nowhere")
     with pytest.raises(errors.UnsupportedError):
         qc.open("s3://bucket/index")
-    with pytest.raises(errors.UnsupportedError):
-        qc.create(tmp_path / "tiered", tiers=qc.Tiers(cold="s3://bucket/index"))
+    with pytest.raises(errors.SettingsError):
+        qc.create(tmp_path / "tiered", tiers="s3://bucket/index")  # type: ignore[arg-type]
     qc.create(tmp_path / "index").close()
     with pytest.raises(errors.IndexExistsError):
         qc.create(tmp_path / "index")

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Settings
+from ..config import Settings, Tiers
 from ..errors import (
     CorruptIndexError,
     FormatError,
@@ -37,7 +38,8 @@ from . import ids, store
 from . import manifest as manifests
 from .examine import examine
 from .findings import Findings
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, Manifest, SegmentEntry
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, KeysEntry, Manifest, SegmentEntry
+from .places import Places, places_of
 from .verify import Numbers, is_object, verify
 from .view import View
 
@@ -64,10 +66,11 @@ def located(path: Any) -> str:
 
 def check_index(
     files: Files, directory: str, view: View | None = None, *, progress: Progress | None = None,
+    tiers: Tiers | None = None,
 ) -> CheckReport:
     """:func:`check`, and that a view of the index agrees with it and with itself."""
     started = time.perf_counter()
-    work = _Check(files, directory, progress)
+    work = _Check(files, directory, progress, tiers)
     work.commit()
     if view is not None:
         work.view(view)
@@ -86,7 +89,11 @@ class _Part(NamedTuple):
 class _Check:
     """One check: what was read so far, and what was found."""
 
-    def __init__(self, files: Files, directory: str, progress: Progress | None) -> None:
+    def __init__(
+        self, files: Files, directory: str, progress: Progress | None, tiers: Tiers | None = None,
+    ) -> None:
+        self._tiers = tiers
+        self._places: Places | None = None
         self.files, self.directory = files, directory
         self.tier = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
         self.problems: list[Problem] = []
@@ -107,6 +114,7 @@ class _Check:
             return
         with hold:
             manifest = hold.manifest
+            self._places = places_of(self.files, self.directory, manifest, self._tiers)
             self.total = sum(entry.size + (entry.live.size if entry.live else 0) for entry in manifest.segments)
             mapping = self._manifest(manifest)
             parts = [self._entry(entry, mapping) for entry in manifest.segments]
@@ -155,9 +163,13 @@ class _Check:
     def _entry(self, entry: SegmentEntry, mapping: Mapping | None) -> _Part | None:
         """One segment of a commit and its live mask."""
         live = self._live(entry)
-        if entry.tier != HOT:
+        assert self._places is not None
+        if entry.tier not in self._places.names:
             self.problems.append(Problem(entry.name, "", "the segment is in a tier that is not known", entry.tier, HOT))
             return None
+        if entry.keys is not None:
+            found = examine(self.tier, entry.keys.name, _entry_of(entry.keys, entry), progress=self._advance)
+            self.problems += found.problems
         known = self._segment(entry.name, entry, mapping)
         return None if known is None or live is None else _Part(*known, live)
 
@@ -166,7 +178,8 @@ class _Check:
     ) -> tuple[Segment, Numbers] | None:
         """One segment file: its bytes, then what they say."""
         self.segments += 1
-        found = examine(self.tier, name, entry, progress=self._advance)
+        tier = self.tier if entry is None or self._places is None else self._places.tier(entry.tier)
+        found = examine(tier, name, entry, progress=self._advance)
         self.problems += found.problems
         segment = found.segment
         if segment is None:
@@ -308,6 +321,11 @@ class _Check:
         except (CorruptIndexError, FormatError, StorageError, IndexNotFoundError):
             return None
         return newest if newest.generation > manifest.generation else None
+
+
+def _entry_of(keys: KeysEntry, entry: SegmentEntry) -> SegmentEntry:
+    return msgspec.structs.replace(entry, name=keys.name, tier=HOT, size=keys.size, tail_offset=keys.tail_offset,
+                                   tail_crc=keys.tail_crc, sha256=keys.sha256, keys=None)
 
 
 def _repeated(values: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterable[tuple[int, int]]:

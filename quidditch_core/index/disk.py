@@ -43,6 +43,15 @@ class DiskWatch:
                 expected="less in use than cluster.routing.allocation.disk.watermark.flood_stage",
                 fix="make space; searches go on, and so do writes once there is space")
 
+    def excess(self, settings: Settings) -> int:
+        """Bytes to remove so that the disk is below the high watermark again; 0 if it is."""
+        self._look(settings)
+        if self.level not in (HIGH, FLOOD):
+            return 0
+        mark = settings.disk_watermark_high
+        free = mark.free if mark.free is not None else int(self.total * (100 - (mark.percent or 0)) / 100)
+        return max(1, free - self.free)
+
     def _look(self, settings: Settings) -> None:
         self._looked = self._clock()
         self.total, self.free = self._files.space(self._directory)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec.v1 import file as codec
-from ..errors import CorruptIndexError, FormatError, QuidditchError, StorageError
+from ..errors import CorruptIndexError, FormatError, QuidditchError, StorageError, StoreError
 from ..files import PAGE_SIZE, Blob
 from ..result import Problem
 from ..segment import Segment, address
@@ -30,6 +30,7 @@ from ..tiering import Tier
 from .findings import shown
 from .manifest import SegmentEntry
 from .mend import Mend, mends, patched
+from .places import COLD
 
 STEP = 16 * PAGE_SIZE
 """Bytes of one read."""
@@ -128,7 +129,7 @@ def examine(
         found.complain("", error.message, shown(error.found), error.expected)
         return found
     try:
-        _Reading(found, blob, entry, progress).examine(mend)
+        _Reading(found, blob, entry, progress, tier.name != COLD).examine(mend)
     finally:
         blob.close()
     return found
@@ -137,10 +138,14 @@ def examine(
 class _Reading:
     """The work of :func:`examine` on one open file."""
 
-    def __init__(self, found: Examination, blob: Blob, entry: SegmentEntry | None, progress: Progress) -> None:
+    def __init__(
+        self, found: Examination, blob: Blob, entry: SegmentEntry | None, progress: Progress, mapped: bool,
+    ) -> None:
         self.found, self.blob, self.entry, self.progress = found, blob, entry, progress
         self.size = found.size = blob.size if entry is None else min(entry.size, blob.size)
         self.tail_offset = self.tail_crc = 0
+        self.memory = np.frombuffer(blob.view, np.uint8)[: self.size] if mapped else np.zeros(self.size, np.uint8)
+        self.mapped = mapped
         self.newer = False  # the footer says that a newer version wrote this
         self.unreadable: set[int] = set()
         self.expected: NDArray[np.uint32] = np.zeros(0, np.uint32)  # checksums of the pages
@@ -154,7 +159,7 @@ class _Reading:
         crcs, digest = self._read()
         if placed:
             tail = self._tail()
-            if tail is not None and self._open(tail, np.frombuffer(self.blob.view, np.uint8)[: self.size]):
+            if tail is not None and self._open(tail, self.memory):
                 self._compare(crcs)
                 if mend and found.problems:
                     self._mend()
@@ -183,6 +188,8 @@ class _Reading:
     def _pread(self, offset: int, size: int) -> bytes | None:
         try:
             return self.blob.pread(offset, size)
+        except StoreError:
+            raise  # that a store cannot be reached says nothing of what it holds
         except (StorageError, CorruptIndexError) as error:
             self.found.complain("", error.message, f"offset {offset}")
             return None
@@ -196,9 +203,13 @@ class _Reading:
             stop = min(start + STEP, self.size)
             try:
                 data = self.blob.pread(start, stop - start)
+            except StoreError:
+                raise
             except (StorageError, CorruptIndexError):
                 data = self._read_pages(start, stop)
             digest.update(data)
+            if not self.mapped:
+                self.memory[start:stop] = np.frombuffer(data, np.uint8)
             view = memoryview(data)[: max(0, covered - start)]
             crcs += [zlib.crc32(view[at : at + PAGE_SIZE]) for at in range(0, len(view), PAGE_SIZE)]
             self.progress(len(data))

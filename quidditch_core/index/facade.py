@@ -8,8 +8,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import msgspec
 from .. import metrics
 from .. import query as q
 from ..analysis import Token, get_analyzer
-from ..config import Settings, Tiers
+from ..config import Settings, Tiers, parse_time
 from ..errors import (
     ConflictError,
     DocumentError,
@@ -39,16 +39,17 @@ from ..mapping import Mapping
 from ..result import BulkFailure, BulkReport, CheckReport, Document, Explanation, SearchResult, WriteResult
 from ..segment import Segment
 from ..tiering import HOT
-from ..tiering.local import LocalTier
 from . import ids, incoming, process, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
 from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, Manifest
+from .places import Places, places_of
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
 
 if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
+    from ..tiering.policy import Move
     from .check import Progress
     from .holding import Version
     from .snapshot import SnapshotInfo
@@ -58,6 +59,8 @@ FEW = 32
 """Documents of a bulk that are indexed one by one if one of them is unusual."""
 PATIENCE = 15
 """Runs of a bulk that are indexed one by one, without another try, after one of which most had to be."""
+TIERING_INTERVAL = 60.0
+"""Seconds after which an index with tiers looks for what should move."""
 FLUSH_AHEAD = 0.75
 """Share of the log's threshold at which a flush begins in the background; at the threshold writers wait for it."""
 
@@ -69,7 +72,8 @@ def create(
     """Create an index at the directory ``path`` and open it for writing.
 
     ``mapping``: a Mapping or OpenSearch's dict; without one, fields appear as documents bring them.
-    ``settings``: Settings or OpenSearch's dict. ``tiers``: warm and cold places are for a later version.
+    ``settings``: Settings or OpenSearch's dict. ``tiers``: where segments may live besides
+    ``path``, and when they move there.
 
     Raises IndexExistsError, LockError, MappingError, SettingsError, InvalidNameError, StorageError.
     """
@@ -78,10 +82,13 @@ def create(
     chosen = settings if isinstance(settings, Settings) else Settings.from_dict(
         _dict(settings, SettingsError, "settings"))
     _check_tiers(tiers)
-    return _create(OS_FILES, directory, made, chosen)
+    return _create(OS_FILES, directory, made, chosen, tiers=tiers)
 
 
-def _create(files: Files, directory: str, mapping: Mapping, settings: Settings, *, background: bool = True) -> Index:
+def _create(
+    files: Files, directory: str, mapping: Mapping, settings: Settings, *, background: bool = True,
+    tiers: Tiers | None = None,
+) -> Index:
     """`create` on any `Files`."""
     from .lock import WriterLock
     from .writer import Writer, new_manifest
@@ -98,19 +105,23 @@ def _create(files: Files, directory: str, mapping: Mapping, settings: Settings, 
             if files.exists(remains) and files.listdir(remains):
                 raise IndexExistsError("here are parts of an index that has lost its manifest", path=remains,
                                        fix="restore it from a snapshot, or choose another path")
-        manifest = new_manifest(mapping, settings)
+        manifest = new_manifest(mapping, settings, tiers)
         manifests.commit(files, directory, manifest)
-        return Index(files, directory, writer=Writer(files, directory, lock, manifest, background=background),
-                     background=background)
+        writer = Writer(files, directory, lock, manifest, background=background, tiers=tiers)
+        return Index(files, directory, writer=writer, background=background)
     except BaseException:
         lock.release()
         raise
 
 
-def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout: float = 0) -> Index:
+def open(
+    path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout: float = 0, tiers: Tiers | None = None,
+) -> Index:
     """Open an index. With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed.
 
-    A second writer waits ``lock_timeout`` seconds, then gets a LockError that names the first.
+    A second writer waits ``lock_timeout`` seconds, then gets a LockError that names the first. The index knows its
+    tiers, but not the storage options of the cold one, which come from the environment or with ``tiers``; ``tiers``
+    given takes the place of what is stored.
 
     Raises IndexNotFoundError, LockError, CorruptIndexError, FormatError, StorageError.
     """
@@ -118,7 +129,8 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout:
     if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not 0 <= lock_timeout <= 1e9:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
                             expected="seconds, from 0 to 1e9")
-    return _open(OS_FILES, directory, read_only, lock_timeout)
+    _check_tiers(tiers)
+    return _open(OS_FILES, directory, read_only, lock_timeout, tiers=tiers)
 
 
 def restore(
@@ -139,10 +151,11 @@ def restore(
 
 def _open(
     files: Files, directory: str, read_only: bool = False, lock_timeout: float = 0, *, background: bool = True,
+    tiers: Tiers | None = None,
 ) -> Index:
     """`open` on any `Files`."""
     if read_only:
-        return Index(files, directory, hold=manifests.hold(files, directory))
+        return Index(files, directory, hold=manifests.hold(files, directory), tiers=tiers)
     from .lock import WriterLock
     from .writer import Writer
 
@@ -150,8 +163,9 @@ def _open(
         raise IndexNotFoundError("no index here", path=directory, fix="check the path, or create the index")
     lock = WriterLock.acquire(directory, lock_timeout, files=files)
     try:
-        return Index(files, directory, writer=Writer(files, directory, lock, manifests.load_newest(files, directory),
-                                                     background=background), background=background)
+        writer = Writer(files, directory, lock, manifests.load_newest(files, directory), background=background,
+                        tiers=tiers)
+        return Index(files, directory, writer=writer, background=background)
     except BaseException:
         lock.release()
         raise
@@ -166,9 +180,10 @@ class Index:
 
     def __init__(
         self, files: Files, directory: str, *, writer: Writer | None = None, hold: Hold | None = None,
-        background: bool = True,
+        background: bool = True, tiers: Tiers | None = None,
     ) -> None:
         self._files = files
+        self._tiers = tiers
         self._directory = directory
         self._process = process.number
         self._writer = writer
@@ -176,7 +191,8 @@ class Index:
         self._closed = False
         self._closing = threading.RLock()
         self._following = threading.RLock()
-        self._opened: dict[str, Segment] = {}
+        self._opened: dict[tuple[str, str], Segment] = {}
+        self._places: Places | None = None
         if writer is not None:
             from .maintenance import Maintenance
 
@@ -192,6 +208,8 @@ class Index:
         if writer is not None and background:
             self._workers = [Worker("refresh", self, Index._refresh_if_dirty, Index._refresh_interval),
                              Worker("maintain", self, Index._maintain)]
+            if writer.places.names[1:]:
+                self._workers.append(Worker("tiers", self, Index._wake, lambda index: TIERING_INTERVAL))
 
     # Writing
 
@@ -416,18 +434,70 @@ class Index:
         self._writable()
         self._maintenance.merge(max_segments)
 
+    # Tiers
+
+    def move(
+        self, to: str | None = None, *, older_than: str | None = None, segments: Sequence[str] | None = None,
+        dry_run: bool = False,
+    ) -> list[Move]:
+        """Move segments between tiers while searches and writes go on; the moves that were made.
+
+        ``to``: "hot", "warm" or "cold": those named by ``segments`` go there, or those ``older_than`` a time such as
+        "90d", or all. Without ``to``: whatever the rules of `Tiers` ask for. ``dry_run``: nothing moves; each Move says
+        what would, and why. What is in memory only is flushed first.
+
+        Raises SettingsError, NotFoundError for a segment that is not there, StoreError where the store fails: what
+        moved before has moved, the rest is where it was.
+        """
+        from ..tiering.policy import Move
+
+        writer = self._writable()
+        if to is not None and to not in writer.places.names:
+            raise SettingsError("this tier has no place", path="to", found=to,
+                                expected="one of " + ", ".join(writer.places.names), fix="give it one with qc.Tiers")
+        age = _age(older_than)
+        if not dry_run:
+            self._maintenance.flush()
+        if to is None:
+            if older_than is not None or segments is not None:
+                raise SettingsError("nowhere to move to", path="to", found=None, expected="a tier",
+                                    fix="say to=..., or leave the rest out as well")
+            wanted = self._due()
+        else:
+            there = self._maintenance.placed()
+            names = [one.name for one in there if one.age >= age] if segments is None else list(segments)
+            known = {one.name: one for one in there}
+            if lost := [name for name in names if name not in known]:
+                raise NotFoundError("no such segment on disk", path=str(lost[0]), fix="see index.segments()")
+            reason = "asked for" if older_than is None else f"older than {older_than}"
+            wanted = [Move(name, known[name].tier, to, known[name].bytes, reason) for name in names
+                      if known[name].tier != to]
+        if not dry_run:
+            for one in wanted:
+                self._maintenance.move([one.name], one.to)
+        return wanted
+
+    def _due(self) -> list[Move]:
+        """The moves that the rules and the disk ask for now."""
+        from ..tiering.policy import moves
+
+        writer = self._writable()
+        return moves(self._maintenance.placed(), writer.places.tiers, self._disk.excess(writer.settings))
+
     # Searching: a Reader's methods, on the newest view
 
     def search(
         self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
         from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
-        track_total_hits: bool | int | None = None, profile: bool | None = None,
+        track_total_hits: bool | int | None = None, profile: bool | None = None, tiers: Sequence[str] | None = None,
+        allow_partial_search_results: bool | None = None,
     ) -> SearchResult:
         """See :meth:`Reader.search`."""
         if self._closed or self._process != process.number:
             self._check()
         reader = self._followed if self._writer is None else self._writer.published
-        return reader._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
+        return reader._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile,
+                              tiers, allow_partial_search_results)
 
     def count(self, query: q.Query | dict[str, Any] | None = None) -> int:
         """See :meth:`Reader.count`."""
@@ -570,7 +640,8 @@ class Index:
         from .check import check_index
 
         self._check()
-        return check_index(self._files, self._directory, self._reader.view, progress=progress)
+        tiers = self._tiers if self._writer is None else self._writer.places.tiers
+        return check_index(self._files, self._directory, self._reader.view, progress=progress, tiers=tiers)
 
     def close(self) -> None:
         """Flush and let the index go; closing twice is allowed. After a failed commit nothing is flushed."""
@@ -677,14 +748,38 @@ class Index:
             if not self._closed:
                 warnings.warn(f"quidditch: a merge in the background failed: {error}", RuntimeWarning, stacklevel=1)
 
+        self._tier_as_asked()
+
+    def _tier_as_asked(self) -> None:
+        """Move what is due, and sweep the stores."""
+        from ..errors import NotFoundError
+
+        writer = self._writer
+        assert writer is not None
+        if not writer.places.names[1:] or self._closed:
+            return
+        try:
+            self._maintenance.sweep()
+            for one in self._due():
+                if self._closed:
+                    return
+                with suppress(NotFoundError):  # merged away meanwhile
+                    self._maintenance.move([one.name], one.to)
+        except QuidditchError as error:
+            if not self._closed:
+                warnings.warn(f"quidditch: a move in the background failed: {error}", RuntimeWarning, stacklevel=1)
+
     # Reading only
 
     def _view_of(self, hold: Hold) -> View:
         manifest = hold.manifest
-        tier = LocalTier(self._files, os.path.join(self._directory, SEGMENTS_DIRECTORY))
-        opened = {entry.name: self._opened.get(entry.name) or store.open_segment(tier, entry)
-                  for entry in manifest.segments}
-        leaves = [Leaf(opened[entry.name], store.read_live(tier, entry), entry.tier, entry.size)
+        places = places_of(self._files, self._directory, manifest, self._tiers)
+        if self._places is None or (self._tiers is None and self._places.tiers != places.tiers):
+            self._places = places
+        places = self._places
+        opened = {(entry.tier, entry.name): self._opened.get((entry.tier, entry.name))
+                  or store.open_segment(places, entry) for entry in manifest.segments}
+        leaves = [Leaf(opened[entry.tier, entry.name], store.read_live(places.hot, entry), entry.tier, entry.size)
                   for entry in manifest.segments]
         self._opened = opened
         return View(leaves, Mapping.from_dict(manifest.mapping), Settings.from_dict(manifest.settings),
@@ -743,6 +838,15 @@ def _check_condition(if_seq_no: Any, if_primary_term: Any) -> None:
                                 expected="an integer, 0 or more, as a WriteResult or Document has it")
 
 
+def _age(text: Any) -> float:
+    if text is None:
+        return 0.0
+    seconds = parse_time(text) if isinstance(text, str) else None
+    if seconds is None or seconds < 0:
+        raise SettingsError("not an age", path="older_than", found=text, expected='a time such as "90d" or "12h"')
+    return seconds
+
+
 def _dict(value: Any, error: type[QuidditchError], what: str) -> dict[str, Any]:
     if value is None:
         return {}
@@ -756,6 +860,3 @@ def _check_tiers(tiers: Any) -> None:
         return
     if not isinstance(tiers, Tiers):
         raise SettingsError("not tiers", path="tiers", found=tiers, expected="qc.Tiers(...)")
-    if tiers.warm is not None or tiers.cold is not None:
-        raise UnsupportedError("warm and cold tiers are not supported by this version", path="tiers",
-                               fix="leave them out: the index's path is the hot tier")

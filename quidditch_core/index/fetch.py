@@ -56,6 +56,10 @@ def _read(
     by_leaf: dict[int, list[int]] = {}
     for at, leaf in enumerate(leaves):
         by_leaf.setdefault(leaf, []).append(at)
+    if stored and view.cold:
+        from .prefetch import prefetch_stored
+
+        prefetch_stored(view.leaves, {leaf: [docs[at] for at in places] for leaf, places in by_leaf.items()})
     ids, sources = [""] * len(docs), [b""] * len(docs)
     for leaf, places in by_leaf.items():
         segment = view.leaves[leaf].segment

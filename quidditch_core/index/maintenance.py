@@ -8,6 +8,7 @@ the operation at which it began; a merge works on committed masks and leaves N w
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -20,11 +21,14 @@ import numpy as np
 
 from .. import metrics
 from ..codec.v1.stored import codec_named
-from ..errors import StorageError
+from ..errors import NotFoundError, StorageError, StoreError
+from ..tiering import HOT
+from ..tiering.policy import Placed
 from . import manifest as manifests
 from . import merge as merging
 from . import store
 from .holding import Bitmap, Holding
+from .places import COLD
 from .writer import Writer, candidate
 
 REST = 0.25
@@ -52,7 +56,7 @@ class Maintenance:
         with self._jobs:
             self._flush()
             try:
-                while merging.bloated(self._candidates()) and self.merge_once():
+                while merging.bloated(self._candidates(HOT)) and self.merge_once():
                     pass
             except StorageError as error:  # what was to be flushed is flushed
                 warnings.warn(f"quidditch: a merge after a flush failed: {error}", RuntimeWarning, stacklevel=3)
@@ -127,15 +131,83 @@ class Maintenance:
         """Do the merge that the policy asks for most; False if it asks for none."""
         with self._jobs:
             pace()
-            disk = self._on_disk()
-            chosen = merging.select(self._candidates())
-            if not chosen:
-                return False
-            self._merge([disk[i] for i in chosen], pace)
-            return True
+            for run in self._runs():
+                chosen = merging.select([candidate(number, holding) for number, holding in enumerate(run)])
+                if chosen:
+                    self._merge([run[i] for i in chosen], pace)
+                    return True
+            return False
 
-    def _candidates(self) -> list[merging.Candidate]:
-        return [candidate(number, holding) for number, holding in enumerate(self._on_disk())]
+    def _runs(self) -> list[list[Holding]]:
+        """Neighbours on disk that are in one tier; what is in the cold one merges only when somebody asks for it."""
+        runs = itertools.groupby(self._on_disk(), key=_tier)
+        return [list(run) for tier, run in runs if tier != COLD]
+
+    def _candidates(self, tier: str) -> list[merging.Candidate]:
+        mine = [holding for holding in self._on_disk() if _tier(holding) == tier]
+        return [candidate(number, holding) for number, holding in enumerate(mine)]
+
+    # Tiers
+
+    def placed(self) -> list[Placed]:
+        """The segments on disk as the tiers' policy sees them."""
+        self._writer.published.view.note_use()
+        now, moment = time.time(), time.perf_counter()
+        return [Placed(holding.entry.name, holding.entry.tier, holding.entry.size,
+                       max(0.0, now - holding.entry.created_ms / 1000), moment - self._used(holding))
+                for holding in self._on_disk() if holding.entry is not None]
+
+    def _used(self, holding: Holding) -> float:
+        assert holding.segment is not None
+        used: float = holding.segment.cache.get("used", 0.0)
+        return used
+
+    def move(self, names: Sequence[str], to: str) -> list[str]:
+        """Move segments to a tier, one after another; those that moved. NotFoundError for one that is not there."""
+        moved = []
+        with self._jobs:
+            there = {holding.entry.name: holding for holding in self._on_disk() if holding.entry is not None}
+            for name in names:
+                if name not in there:
+                    raise NotFoundError("no such segment on disk", path=name, fix="see index.segments()")
+            for name in names:
+                if _tier(there[name]) != to:
+                    self._move(there[name], to)
+                    moved.append(name)
+        return moved
+
+    def _move(self, holding: Holding, to: str) -> None:
+        """Copy, verify, publish; then the source goes, as all garbage does, once no reader holds it."""
+        writer, entry = self._writer, holding.entry
+        assert entry is not None
+        with writer.lock:
+            keys = self._name("keys") if to == COLD else ""
+        copied = None
+        try:
+            copied = store.copy(writer.places, entry, to, keys)
+            segment = store.open_segment(writer.places, copied)
+            writer.places.tier(to).sync()
+            with self._all_or_failure():
+                segment.cache["used"] = self._used(holding)
+                holding.entry, holding.segment = copied, segment
+                now = writer.manifest
+                self._commit(now.max_seq_no, now.log_generation, now.mapping, now.settings)
+                writer.publish()
+        except BaseException as error:
+            self._note(error, None)
+            if writer.failure is None:
+                store.discard(writer.places, (to, entry.name), *([(HOT, keys)] if keys else []))
+            raise
+        self._collect_garbage()
+
+    def sweep(self) -> None:
+        """Remove what dead writers, and calls to stores that failed, left in tiers that are not of this machine."""
+        writer = self._writer
+        with self._jobs:
+            if not writer.swept:
+                writer.check()
+                manifests.sweep(writer.files, writer.directory, writer.places.all, writer.manifest)
+                writer.swept = True
 
     def _on_disk(self) -> list[Holding]:
         with self._writer.lock:
@@ -179,7 +251,8 @@ class Maintenance:
             writer.failure = error  # nothing is known of the file, and nothing will be by syncing it again
         if heir is not None and heir.entry is not None and writer.failure is None and heir not in writer.holdings:
             with suppress(StorageError):
-                writer.tier.delete(heir.entry.name)  # a full disk must not fill up with what a flush left
+                # A full disk must not fill up with what a flush left.
+                writer.places.tier(heir.entry.tier).delete(heir.entry.name)
 
     def _rewritten(
         self, group: Sequence[Holding], masks: dict[Holding, Bitmap | None], pace: Callable[[], None] = lambda: None,
@@ -191,16 +264,20 @@ class Maintenance:
         sources = [holding.source(masks[holding]) for holding in group]
         if not any(source.live_docs for source in sources):
             return None, None
+        tier = min(map(_tier, group), key=writer.places.names.index)
         if len(sources) == 1 and sources[0].live is None:
             whole = sources[0].segment  # nothing to leave out: the segment goes to disk as it is
             merged = merging.Merged(whole, [np.arange(whole.docs, dtype=np.int32)])
         else:
-            merged = merging.merge(sources, pace, codec_named(writer.settings.codec), writer.threads)
+            merged = merging.merge(sources, pace, codec_named(self._codec(tier)), writer.threads)
         pace()
         with writer.lock:
-            name = self._name("seg")
-        entry = store.write_segment(writer.tier, name, merged.segment, writer.settings.codec, writer.threads)
-        return Holding(segment=store.open_segment(writer.tier, entry), entry=entry, visible=True), merged
+            name, keys = self._name("seg"), self._name("keys") if tier == COLD else ""
+        entry = store.write_segment(writer.places, tier, name, merged.segment, self._codec(tier), keys, writer.threads)
+        return Holding(segment=store.open_segment(writer.places, entry), entry=entry, visible=True), merged
+
+    def _codec(self, tier: str) -> str:
+        return "diagon_best_compression" if tier == COLD else self._writer.settings.codec
 
     def _replace(
         self, group: Sequence[Holding], heir: Holding | None, merged: merging.Merged | None,
@@ -240,20 +317,31 @@ class Maintenance:
         """Make the names of blobs durable, then a manifest of the holdings. The writer's lock is held."""
         writer = self._writer
         old = writer.manifest
-        writer.tier.sync()
+        for tier in writer.places.local:
+            tier.sync()
         writer.write_lock.assert_intact()
         manifest = msgspec.structs.replace(
             old, generation=old.generation + 1, mapping=mapping,
             mapping_version=old.mapping_version + (mapping != old.mapping), settings=settings,
             max_seq_no=through, log_generation=log_generation, next_blob=writer.next_blob,
             committed_ms=time.time_ns() // 1_000_000,
+            tiers=writer.places.tiers.to_dict() if writer.places.names[1:] else {},
             segments=tuple(holding.entry for holding in writer.holdings if holding.entry is not None))
         manifests.commit(writer.files, writer.directory, manifest)
         writer.manifest = manifest
 
     def _collect_garbage(self) -> None:
         writer = self._writer
-        manifests.collect_garbage(writer.files, writer.directory, [writer.tier], writer.manifest)
+        try:
+            manifests.collect_garbage(writer.files, writer.directory, writer.places.all, writer.manifest)
+        except StoreError as error:  # what was done is done; a sweep will remove the rest
+            writer.swept = False
+            warnings.warn(f"quidditch: removing what is not needed any more failed: {error}", RuntimeWarning,
+                          stacklevel=3)
+
+
+def _tier(holding: Holding) -> str:
+    return HOT if holding.entry is None else holding.entry.tier
 
 
 class _Pace:

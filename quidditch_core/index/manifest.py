@@ -47,7 +47,7 @@ MAX_BYTES: Final = 256 << 20  # of a manifest; more is damage, and is not read i
 MAX_DOCS: Final = 2**31 - 2**8  # of a segment
 
 _FILE = re.compile(r"manifest-(\d{16})", re.ASCII)
-_BLOB = re.compile(r"(?:seg|live)-\d+", re.ASCII)  # what else lies among the blobs is not ours to remove
+_BLOB = re.compile(r"(?:seg|live|keys)-\d+", re.ASCII)  # what else lies among the blobs is not ours to remove
 _HEADER = re.compile(rb"(quidditch-manifest (\d+) (\d{12}) )([0-9a-f]{8})\n")
 _HEADER_MAX = 64
 _REPAIR = "restore the index from a snapshot or a replica"
@@ -63,6 +63,16 @@ class LiveEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: str
     size: Count
+    sha256: Sha256
+
+
+class KeysEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of a segment in a remote tier stays in the hot one: a blob, itself a segment, of its ids and numbers."""
+
+    name: str
+    size: Count
+    tail_offset: Count
+    tail_crc: Crc
     sha256: Sha256
 
 
@@ -85,6 +95,7 @@ class SegmentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_seq_no: SeqNo
     created_ms: Count
     live: LiveEntry | None = None
+    keys: KeysEntry | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,7 +104,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``max_seq_no`` is N: exactly the operations up to N are in ``segments`` (-1: none). ``segments`` are in
     the order that breaks ties between equal scores. ``log_generation`` is the log's that begins after N, so that
     a log that is gone is missed. ``next_blob`` numbers the blob to be written next, so
-    that no name is ever used twice. Times are milliseconds since the epoch.
+    that no name is ever used twice. ``tiers`` is `config.Tiers` without its secrets. Times are milliseconds since
+    the epoch.
     """
 
     generation: Count
@@ -107,6 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_generation: Count
     created_ms: Count
     committed_ms: Count
+    tiers: dict[str, Any] = {}
     segments: tuple[SegmentEntry, ...] = ()
 
     def blobs(self) -> Iterator[tuple[str, str]]:
@@ -115,6 +128,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             yield segment.tier, segment.name
             if segment.live is not None:
                 yield HOT, segment.live.name
+            if segment.keys is not None:
+                yield HOT, segment.keys.name
 
 
 def file_name(generation: int) -> str:
@@ -176,7 +191,8 @@ def contradiction(manifest: Manifest) -> str | None:
     if len(set(blobs)) != len(blobs):
         return "a blob is named twice"
     for segment in manifest.segments:
-        if segment.tail_offset >= segment.size:
+        if segment.tail_offset >= segment.size or (
+                segment.keys is not None and segment.keys.tail_offset >= segment.keys.size):
             return f"segment {segment.name!r} ends before its tail"
         if segment.docs > MAX_DOCS or segment.live_docs > segment.docs:
             return f"segment {segment.name!r} counts {segment.live_docs} live of {segment.docs} documents"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptIndexError
-from ..segment import DICTIONARY_BLOCK, Segment, TermInfo, address, bitmap_words
+from ..segment import BLOCK, DICTIONARY_BLOCK, Segment, TermInfo, address, bitmap_words
 from .kernels import terms as kernels
 
 _CACHED_TERMS = 16384  # rows kept per segment; a row is smaller than the lookup that it saves
@@ -67,10 +67,67 @@ def _need_dictionary(segment: Segment, field: str, start: int, stop: int) -> Non
 
 def need(segment: Segment, field: str, info: TermInfo, *, positions: bool = False) -> None:
     """Make a term's postings (and positions) readable."""
+    if not _headers_are_here(segment, field):
+        for section, start, length in ranges(segment, field, info, positions=positions):
+            segment.sections.need(section, start, length)
+        return
     if info.df > 1:
         segment.sections.need(f"postings/{field}", info.postings, info.postings_size)
     if positions:
         segment.sections.need(f"positions/{field}", info.positions, info.positions_size)
+
+
+def _headers_are_here(segment: Segment, field: str) -> bool:
+    """Make all block headers and norms of a field readable, once; False in a remote segment, where it would cost."""
+    known: bool | None = segment.cache.get(("headers", field))
+    if known is None:
+        known = not segment.remote
+        if known:
+            for kind in ("norms", *[kind for kind, _ in (*_HEADERS, *_POSITION_HEADERS)]):
+                if size := segment.sections.size(f"{kind}/{field}"):
+                    segment.sections.need(f"{kind}/{field}", 0, size)
+        segment.cache["headers", field] = known
+    return known
+
+
+_HEADERS = (("blocks.last", 4), ("blocks.offset", 4), ("blocks.width", 2), ("blocks.bound", 4))
+_POSITION_HEADERS = (("blocks.position", 8), ("blocks.subposition", 12))
+
+
+def ranges(
+    segment: Segment, field: str, info: TermInfo, *, positions: bool = False,
+) -> list[tuple[str, int, int]]:
+    """What a term's postings (and positions) are read from: (section, start, length)."""
+    found: list[tuple[str, int, int]] = []
+    if info.df > 1:
+        found.append((f"postings/{field}", info.postings, info.postings_size))
+    if positions:
+        found.append((f"positions/{field}", info.positions, info.positions_size))
+    blocks = -(-info.df // BLOCK)
+    if info.df >= BLOCK:
+        for kind, size in (*_HEADERS, *(_POSITION_HEADERS if positions else ())):
+            if segment.sections.size(f"{kind}/{field}"):
+                found.append((f"{kind}/{field}", size * info.headers, size * blocks))
+    norms = segment.sections.size(f"norms/{field}")
+    if norms:
+        found.append((f"norms/{field}", 0, norms))
+    return found
+
+
+def ranges_of(segment: Segment, field: str, rows: NDArray[np.int64]) -> list[tuple[str, int, int]]:
+    """What the postings of neighbouring terms are read from."""
+    several = rows[rows[:, 1] > 1]
+    if not several.size:
+        return []
+    start = int(several[:, 3].min())
+    found = [(f"postings/{field}", start, int((several[:, 3] + several[:, 4]).max()) - start)]
+    blocked = several[several[:, 1] >= BLOCK]
+    if blocked.size:
+        first = int(blocked[:, 5].min())
+        blocks = int((blocked[:, 5] - -blocked[:, 1] // BLOCK).max()) - first
+        found += [(f"{kind}/{field}", size * first, size * blocks) for kind, size in _HEADERS
+                  if segment.sections.size(f"{kind}/{field}")]
+    return found
 
 
 def rank(segment: Segment, field: str, term: bytes) -> int:
@@ -158,10 +215,8 @@ def fill(segment: Segment, field: str, infos: Iterable[Sequence[int]] | NDArray[
     bitmap = np.zeros(bitmap_words(segment.docs), np.uint64)
     rows = np.ascontiguousarray(infos if isinstance(infos, np.ndarray) else list(infos), np.int64).reshape(-1, 8)
     if rows.size:
-        several = rows[rows[:, 1] > 1]
-        if several.size:
-            start = int(several[:, 3].min())
-            segment.sections.need(f"postings/{field}", start, int((several[:, 3] + several[:, 4]).max()) - start)
+        for section, start, length in ranges_of(segment, field, rows):
+            segment.sections.need(section, start, length)
         buffer = np.empty(1024, np.uint8)
         if kernels.postings_fill(segment.descriptor(field).address, address(rows), rows.shape[0], address(buffer),
                                  address(bitmap)) < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 from .. import query as q
 from ..codec.v1.stored import reader as stored_reader
 from ..dsl import SearchRequest, parse_aggs, parse_body, parse_highlight, parse_query, parse_sort, parse_source
-from ..errors import IndexClosedError, NotFoundError, QueryError
+from ..errors import IndexClosedError, NotFoundError, QueryError, StoreError
 from ..result import Document, Explanation, Profile, SearchResult, Total
 from ..segment import Segment, mask_of
 from . import ids, process
@@ -43,8 +44,9 @@ class Reader:
     meanwhile.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, renewed: Callable[[], View] | None = None) -> None:
         self._view: View | None = view
+        self._renewed = renewed  # how to get a view of the same documents with less in memory
         self._process = process.number
 
     @property
@@ -61,7 +63,8 @@ class Reader:
     def search(
         self, query_or_body: q.Query | dict[str, Any] | None = None, *, size: int | None = None,
         from_: int | None = None, sort: Any = None, aggs: Any = None, source: Any = None, highlight: Any = None,
-        track_total_hits: bool | int | None = None, profile: bool | None = None,
+        track_total_hits: bool | int | None = None, profile: bool | None = None, tiers: Sequence[str] | None = None,
+        allow_partial_search_results: bool | None = None,
     ) -> SearchResult:
         """Search with a query object or an OpenSearch request body; keywords replace what the body says.
 
@@ -69,21 +72,70 @@ class Reader:
         ``source``: True, False, a pattern, a list of patterns or ``{"includes", "excludes"}``. ``highlight``:
         OpenSearch's form. ``track_total_hits``: True counts exactly, False not at all, a number up to there.
         ``profile``: the result says how it was found. ``aggs``: a dict of names and aggregations, as objects or in
-        OpenSearch's form.
+        OpenSearch's form. ``tiers``: only segments in these. ``allow_partial_search_results``: where the cold tier
+        cannot be reached, the result is of the rest, and ``unreached`` names what is missing.
 
-        Raises QueryError (with the JSON path), UnsupportedError.
+        Raises QueryError (with the JSON path), UnsupportedError, StoreError.
         """
-        return self._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
+        return self._search(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile,
+                            tiers, allow_partial_search_results)
 
     def _search(
         self, query_or_body: q.Query | dict[str, Any] | None, size: int | None, from_: int | None, sort: Any, aggs: Any,
         source: Any, highlight: Any, track_total_hits: bool | int | None, profile: bool | None,
+        tiers: Sequence[str] | None = None, partial: bool | None = None,
     ) -> SearchResult:
         started = time.perf_counter()
         view = self._view
         if view is None or self._process != process.number:
             view = self.view
         query, request = _asked(query_or_body, size, from_, sort, aggs, source, highlight, track_total_hits, profile)
+        if tiers is not None or partial is not None:
+            request = msgspec.structs.replace(request, tiers=request.tiers if tiers is None else tiers,
+                                              partial=request.partial if partial is None else partial)
+        if not view.cold and not request.tiers:
+            view.used = started
+            return self._run(view, query, request, started)
+        return self._run_cold(view, query, request, started)
+
+    def _run_cold(self, view: View, query: q.Query, request: SearchRequest, started: float) -> SearchResult:
+        """`_run` over tiers that may not answer."""
+        from .prefetch import prefetch
+
+        if view.stale:
+            view = self._thinned(view)
+        wanted = request.tiers
+        if wanted:
+            view = view.narrowed(lambda leaf: leaf.tier in wanted)
+        unreached: list[tuple[str, str]] = []
+        while True:
+            view.used = started
+            try:
+                if view.cold:
+                    prefetch(query, request, view)
+                result = self._run(view, query, request, started)
+            except StoreError as error:
+                lost = {leaf.segment.key for leaf in view.cold}.intersection(error.blobs)
+                if not request.partial or not lost:
+                    raise
+                unreached += [(name, error.message) for name in sorted(lost)]
+                view = view.narrowed(lambda leaf, lost=lost: leaf.segment.key not in lost)  # type: ignore[misc]
+                continue
+            result.unreached = unreached
+            return result
+
+    def _thinned(self, view: View) -> View:
+        """The same view, without what the memory has no room for."""
+        if self._renewed is not None:
+            return self._renewed()
+        from .store import fresh
+
+        made = view.with_segments(fresh)
+        if self._view is view:
+            self._view = made
+        return made
+
+    def _run(self, view: View, query: q.Query, request: SearchRequest, started: float) -> SearchResult:
         if request.from_ + request.size > view.settings.max_result_window:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {view.settings.max_result_window}",
@@ -132,6 +184,11 @@ class Reader:
         view = self._view
         if view is None or self._process != process.number:
             view = self.view
+        if view.cold:
+            from .prefetch import prefetch
+
+            view = self._thinned(view) if view.stale else view
+            prefetch(_query(query), None, view)
         ready = prepared(query if isinstance(query, q.Query) else _query(query), view)
         found = None if isinstance(ready, Plan) else ready.number()
         if found is None:

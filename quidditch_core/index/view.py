@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -82,6 +82,36 @@ class View:
         self._prepared_bytes = 0
         self.evictions = profiles.BUDGET.evictions
         """Profiles that had been evicted when this view last looked."""
+        self.cold = tuple([leaf for leaf in self.leaves if leaf.tier == "cold"])
+        self.used = 0.0  # when it was searched last, of perf_counter
+        self._narrowed: dict[tuple[int, ...], View] = {}
+
+    def narrowed(self, keep: Callable[[Leaf], bool]) -> View:
+        """The view of some of the segments, as if there were no others."""
+        kept = tuple([at for at, leaf in enumerate(self.leaves) if keep(leaf)])
+        if len(kept) == len(self.leaves):
+            return self
+        known = self._narrowed.get(kept)
+        if known is None:
+            leaves = [self.leaves[at] for at in kept]
+            known = self._narrowed[kept] = View(leaves, self.mapping, self.settings, self.name)
+        return known
+
+    def note_use(self) -> None:
+        """Note in the segments when they were searched last."""
+        for view in (self, *list(self._narrowed.values())):
+            for leaf in view.leaves:
+                leaf.segment.cache["used"] = max(view.used, leaf.segment.cache.get("used", 0.0))
+
+    def with_segments(self, change: Callable[[Segment], Segment]) -> View:
+        """The same view over other segments of the same documents."""
+        leaves = [Leaf(change(leaf.segment), leaf.live, leaf.tier, leaf.bytes, leaf.in_memory) for leaf in self.leaves]
+        return View(leaves, self.mapping, self.settings, self.name)
+
+    @property
+    def stale(self) -> bool:
+        """Whether blobs of segments were retired to free memory."""
+        return any(getattr(leaf.segment.owner, "retired", False) for leaf in self.cold)
 
     @property
     def live_docs(self) -> int:

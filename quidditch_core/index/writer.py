@@ -20,13 +20,12 @@ import msgspec
 import numpy as np
 
 from ..codec.v1.stored import reader
-from ..config import MAX_THREADS, Settings
+from ..config import MAX_THREADS, Settings, Tiers
 from ..errors import ConflictError, CorruptIndexError, RequestError, WriterFailedError
 from ..files import Files, ensure_directory
 from ..mapping import Mapping
 from ..segment import Segment
 from ..tiering import HOT
-from ..tiering.local import LocalTier
 from ..translog.log import Translog
 from ..translog.record import ChangeMapping, ChangeSettings, Delete, Index, Operation
 from . import ids, store
@@ -36,7 +35,8 @@ from .builder import Builder
 from .holding import Holding, Version
 from .incoming import Batch
 from .lock import WriterLock
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest
+from .manifest import TRANSLOG_DIRECTORY, Manifest
+from .places import places_of
 from .reader import Reader
 from .view import Leaf, View
 
@@ -63,11 +63,14 @@ class Writer:
 
     def __init__(
         self, files: Files, directory: str, lock: WriterLock, manifest: Manifest, *, background: bool = True,
+        tiers: Tiers | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.files = files
         self.directory = directory
-        self.tier = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
+        self.places = places_of(files, directory, manifest, tiers)
+        self.tier = self.places.hot
+        self.swept = len(self.places.names) == len(self.places.local)  # nothing that a dead writer left is anywhere
         self.write_lock = lock
         self.manifest = manifest
         self.mapping = Mapping.from_dict(manifest.mapping)
@@ -86,11 +89,11 @@ class Writer:
         self.holdings: list[Holding] = []
         for entry in manifest.segments:
             live = store.read_live(self.tier, entry)
-            self.holdings.append(Holding(segment=store.open_segment(self.tier, entry), entry=entry, live=live,
+            self.holdings.append(Holding(segment=store.open_segment(self.places, entry), entry=entry, live=live,
                                          committed=live, visible=True))
         # What the last writer renamed before it died is perhaps not durable. All that follows builds on it.
         files.sync_dir(directory)
-        manifests.sweep(files, directory, [self.tier], manifest)
+        manifests.sweep(files, directory, self.places.local, manifest)
         logs = os.path.join(directory, TRANSLOG_DIRECTORY)
         ensure_directory(files, logs)
         self.log = Translog(files, logs, uuid=manifest.index_uuid, durability=self.settings.translog_durability,
@@ -118,7 +121,19 @@ class Writer:
 
     def publish(self) -> None:
         """Let searches see what the last refresh made, in the segments there are now."""
-        self.published = Reader(self._view())
+        before = getattr(self, "published", None)
+        if before is not None:
+            before.view.note_use()
+        self.published = Reader(self._view(), self._renewed)
+
+    def _renewed(self) -> View:
+        """The published view without the segments that were retired to free memory."""
+        with self.lock:
+            for holding in self.holdings:
+                if holding.segment is not None:
+                    holding.segment = store.fresh(holding.segment)
+            self.publish()
+            return self.published.view
 
     def _view(self) -> View:
         leaves = [Leaf(holding.segment, holding.live, holding.entry.tier if holding.entry else HOT, holding.bytes,
@@ -422,10 +437,10 @@ def _number(segment: Segment, name: str, doc: int) -> int:
     return int(values[doc]) + base
 
 
-def new_manifest(mapping: Mapping, settings: Settings) -> Manifest:
+def new_manifest(mapping: Mapping, settings: Settings, tiers: Tiers | None = None) -> Manifest:
     """The first commit of an index."""
     now = time.time_ns() // 1_000_000
     return Manifest(
         generation=1, index_uuid=uuid.uuid4().hex, mapping=mapping.to_dict(), mapping_version=1,
         settings=settings.to_dict(), primary_term=PRIMARY_TERM, max_seq_no=-1, next_blob=0, log_generation=1,
-        created_ms=now, committed_ms=now)
+        created_ms=now, committed_ms=now, tiers={} if tiers is None else tiers.to_dict())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..errors import CorruptIndexError, IndexClosedError, InvalidNameError
+from ..errors import CorruptIndexError, IndexClosedError, InvalidNameError, StoreError
 from ..files import PAGE_SIZE, Bytes, is_name, storage_error
 from ..segment import address
 from . import BlobInfo, Span, Store
@@ -264,7 +264,11 @@ def _from_caches(wanted: list[tuple[RemoteBlob, int]]) -> list[tuple[RemoteBlob,
 
 def _from_store(wanted: list[tuple[RemoteBlob, int]]) -> None:
     spans = [blob.span(page, page + 1) for blob, page in wanted]
-    parts = wanted[0][0].store.read(spans)
+    try:
+        parts = wanted[0][0].store.read(spans)
+    except StoreError as error:
+        error.blobs = tuple(sorted({blob.name for blob, _ in wanted}))
+        raise
     pages: dict[BlockCache, dict[bytes, bytes]] = {}
     filled: dict[RemoteBlob, int] = {}
     for (blob, page), data in zip(wanted, parts, strict=True):

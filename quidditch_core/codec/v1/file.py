@@ -7,7 +7,7 @@ a blob (``files.Blob``).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ _KINDS = frozenset({
     "postings", "positions", "norms", "exists", "terms", "terms.sparse", "terms.first", "terms.first.offset",
     "blocks.last", "blocks.offset", "blocks.width", "blocks.bound", "blocks.position", "blocks.subposition",
     "column", "column.start", "column.min", "column.max", "ids", "ids.start", "ids.hash", "ids.doc", "seq_no",
-    "version", "primary_term", "stored", "stored.start", "stored.first", "stored.dictionary"})
+    "version", "primary_term", "tail", "stored", "stored.start", "stored.first", "stored.dictionary"})
 """Sections that this version knows; it writes none that a reader may ignore."""
 
 
@@ -155,6 +155,21 @@ class BlobSections:
         self._bytes = np.frombuffer(blob.view, np.uint8)
         self._tail = np.frombuffer(tail + bytes(PADDING), np.uint8)
 
+    def over(self, blob: Blob) -> BlobSections:
+        """The same sections of the same bytes in another opening of the blob."""
+        other = BlobSections.__new__(BlobSections)
+        other._blob, other._bytes = blob, np.frombuffer(blob.view, np.uint8)
+        other._entries, other._tail_offset, other._tail = self._entries, self._tail_offset, self._tail
+        return other
+
+    def in_blob(self, name: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Where (start, length) of a section are in the blob, but for those in the tail or outside of the section."""
+        entry = self._entries.get(name)
+        if entry is None or entry.offset >= self._tail_offset:
+            return []
+        return [(entry.offset + start, length) for start, length in ranges
+                if 0 <= start <= start + length <= entry.length]
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
@@ -196,12 +211,14 @@ class BlobSections:
         return Section(data, entry.width, entry.base)
 
 
-def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int) -> Segment:
-    """The segment in a blob, whose tail is read and verified now and whose pages when they are needed."""
+def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int, tail: bytes | None = None) -> Segment:
+    """The segment in a blob, whose tail is read (or given) and verified now and whose pages when they are needed."""
     size = blob.size - tail_offset
     if not 0 <= tail_offset <= blob.size - FOOTER:
         raise _damaged(blob, "the tail lies outside the file", tail_offset)
-    data = blob.pread(tail_offset, size)
+    data = blob.pread(tail_offset, size) if tail is None else tail
+    if len(data) != size:
+        raise _damaged(blob, "the tail has a wrong length", len(data))
     tail, footer = data[:-FOOTER], data[-FOOTER:]
     if footer[-8:] != MAGIC:
         raise _damaged(blob, "not a segment", footer[-8:])

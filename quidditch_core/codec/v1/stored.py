@@ -365,6 +365,13 @@ class StoredReader:
             found.append(raw[body + start : body + end])
         return found
 
+    def places(self, docs: list[int]) -> list[tuple[int, int]]:
+        """Where, in the stored bytes, what `read_all` of some documents reads is: (start, length)."""
+        table = self._table()
+        starts, base = table.starts, table.start
+        return [(start := starts[unit] + base, starts[unit + 1] + base - start)
+                for unit in sorted(set(self._units_of(docs, table))) if unit not in self._kept]
+
     def _units_of(self, docs: list[int], table: _Table) -> list[int]:
         """The unit that each document is in."""
         numbers, base = table.numbers, table.base
