@@ -120,6 +120,26 @@ def test_an_empty_index_and_a_read_only_one(tmp_path: Path) -> None:
     assert [each.name for each in Repository(tmp_path / "repository", base_path="deep/er").snapshots()] == ["some"]
 
 
+def test_segments_of_all_tiers(tmp_path: Path) -> None:
+    tiers = qc.Tiers(warm=str(tmp_path / "warm"), cold=f"file://{tmp_path}/cold")
+    with qc.create(tmp_path / "books", MAPPING, settings=MANUAL, tiers=tiers) as index:
+        for tier in ("cold", "warm", "hot"):
+            index.bulk([{"id": f"{tier}{n}", "text": "all", "n": n} for n in range(20)], id="id")
+            index.flush()
+            if tier != "hot":
+                index.move(to=tier, segments=[info.name for info in index.segments() if info.tier == "hot"])
+        index.delete("cold3")
+        index.refresh()
+        expected = contents(index)
+        assert {info.tier for info in index.segments()} == {"hot", "warm", "cold"}
+        assert index.snapshot(tmp_path / "repository", name="all").docs == 59
+    with qc.restore(f"{tmp_path}/repository#all", tmp_path / "restored") as restored:
+        assert contents(restored) == expected
+        assert {info.tier for info in restored.segments()} == {"hot"}
+        assert restored.check().ok
+        assert restored.delete("cold4").result == "deleted"
+
+
 def test_writing_goes_on(tmp_path: Path) -> None:
     """Each snapshot is one moment of the index, however much is written, flushed and merged meanwhile."""
     stop = threading.Event()

@@ -611,13 +611,14 @@ class Index:
                                 {"index": name}, log.fsyncs, "counter")
 
     @contextmanager
-    def committed(self) -> Iterator[tuple[Files, str, Manifest]]:
-        """The files, directory and manifest of the newest commit, after a flush; it stays as long as this is open."""
+    def committed(self) -> Iterator[tuple[Places, str, Manifest]]:
+        """The tiers, directory and manifest of the newest commit, after a flush; it stays as long as this is open."""
         self._check()
         if self._writer is not None:
             self.flush()
         with manifests.hold(self._files, self._directory) as held:
-            yield self._files, self._directory, held.manifest
+            tiers = self._tiers if self._writer is None else self._writer.places.tiers
+            yield places_of(self._files, self._directory, held.manifest, tiers), self._directory, held.manifest
 
     def snapshot(
         self, url: str | os.PathLike[str], *, name: str | None = None,

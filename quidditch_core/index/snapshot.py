@@ -43,6 +43,7 @@ from .manifest import SEGMENTS_DIRECTORY, LiveEntry, Manifest, SegmentEntry
 
 if TYPE_CHECKING:
     from .facade import Index
+    from .places import Places
 
 FORMAT: Final = 0
 PIECE: Final = 8 << 20
@@ -137,15 +138,14 @@ class Repository:
         key = _key(name)
         if self._store.size(key) is not None:
             raise _exists(name, self.url)
-        with index.committed() as (files, directory, manifest):
-            manifest = msgspec.structs.replace(manifest, segments=tuple(
-                msgspec.structs.replace(segment, tier=HOT) for segment in manifest.segments))
+        with index.committed() as (places, directory, manifest):
             blobs = {blob.sha256: blob for blob in _blobs(manifest)}
-            tier = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
+            manifest = msgspec.structs.replace(manifest, tiers={}, segments=tuple(
+                msgspec.structs.replace(segment, tier=HOT, keys=None) for segment in manifest.segments))
             with self._pending(blobs) as pending:
                 missing = [blob for blob in blobs.values() if self._store.size(_blob_key(blob)) != blob.size]
                 for blob in missing:
-                    self._store.put(_blob_key(blob), _verified(_pieces(tier, blob), blob, directory))
+                    self._store.put(_blob_key(blob), _verified(_pieces(places, blob), blob, directory))
                 info = SnapshotInfo(
                     name=name, index=os.path.basename(directory), created_ms=time.time_ns() // 1_000_000,
                     docs=sum(segment.live_docs for segment in manifest.segments),
@@ -383,7 +383,8 @@ def _blobs(manifest: Manifest) -> Iterator[Blob]:
             yield segment.live
 
 
-def _pieces(tier: LocalTier, blob: Blob) -> Iterator[bytes]:
+def _pieces(places: Places, blob: Blob) -> Iterator[bytes]:
+    tier = places.tier(blob.tier if isinstance(blob, SegmentEntry) else HOT)
     opened = tier.open(blob.name, blob.size)
     try:
         for offset in range(0, blob.size, PIECE):
