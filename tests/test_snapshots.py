@@ -25,8 +25,10 @@ from quidditch_core.errors import (
     IndexExistsError,
     InvalidNameError,
     NotFoundError,
+    ReadOnlyError,
     SettingsError,
     StorageError,
+    UnsupportedError,
 )
 from quidditch_core.index import snapshot as module
 from quidditch_core.index.snapshot import Repository, SnapshotInfo, expired
@@ -118,6 +120,34 @@ def test_an_empty_index_and_a_read_only_one(tmp_path: Path) -> None:
         assert index.snapshot(tmp_path / "repository", name="some", base_path="deep/er").docs == 39
     assert [each.name for each in Repository(tmp_path / "repository").snapshots()] == ["nothing"]
     assert [each.name for each in Repository(tmp_path / "repository", base_path="deep/er").snapshots()] == ["some"]
+
+
+def test_a_snapshot_is_searched_where_it_is(place: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    url, options = place
+    with filled(tmp_path / "books", 2000) as index:
+        index.snapshot(url, name="monday", storage_options=options)
+        expected = contents(index)
+        ordered = [hit.id for hit in index.search(q.Range("n", gte=1900), sort=["-n"], size=50)]
+        phrases = index.count(q.MatchPhrase("text", "word3 all"))
+    with qc.open(f"{url}#monday", read_only=True, storage_options=options) as there:
+        assert contents(there) == expected
+        assert [hit.id for hit in there.search(q.Range("n", gte=1900), sort=["-n"], size=50)] == ordered
+        assert there.count(q.MatchPhrase("text", "word3 all")) == phrases
+        assert {info.tier for info in there.segments()} == {"cold"}
+        body = {"size": 0, "aggs": {"most": {"max": {"field": "n"}}}}
+        assert there.search(body).aggs["most"]["value"] == 2009
+        found = there.get("5")
+        assert found is not None
+        assert found.source["n"] == 500
+        assert there.get("3") is None
+        there.refresh()
+        with pytest.raises(ReadOnlyError):
+            there.put("1", {"text": "all"})
+        for call in (there.check, lambda: there.snapshot(url, storage_options=options)):
+            with pytest.raises(UnsupportedError):
+                call()
+    with pytest.raises(NotFoundError):
+        qc.open(f"{url}#tuesday", read_only=True, storage_options=options)
 
 
 def test_segments_of_all_tiers(tmp_path: Path) -> None:

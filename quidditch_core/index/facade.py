@@ -43,8 +43,8 @@ from . import ids, incoming, process, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Hold, Manifest
-from .places import Places, places_of
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest
+from .places import Directory, Holding, Places, Source, places_of
 from .reader import Reader, SegmentInfo
 from .view import Leaf, View
 
@@ -116,8 +116,11 @@ def _create(
 
 def open(
     path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout: float = 0, tiers: Tiers | None = None,
+    storage_options: dict[str, Any] | None = None,
 ) -> Index:
-    """Open an index. With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed.
+    """Open an index, or to read only a snapshot where it is: ``URL#name``, with the ``storage_options`` of its URL.
+
+    With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed.
 
     A second writer waits ``lock_timeout`` seconds, then gets a LockError that names the first. The index knows its
     tiers, but not the storage options of the cold one, which come from the environment or with ``tiers``; ``tiers``
@@ -125,6 +128,12 @@ def open(
 
     Raises IndexNotFoundError, LockError, CorruptIndexError, FormatError, StorageError.
     """
+    if read_only and "#" in os.fspath(path) and not os.path.exists(path):
+        from .snapshot import Repository, Searchable, place
+
+        where, name = place(path)
+        source = Searchable(Repository(where, storage_options=storage_options), name)
+        return Index(OS_FILES, source.url, hold=source.hold(), source=source)
     directory = _directory(path)
     if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not 0 <= lock_timeout <= 1e9:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
@@ -155,7 +164,8 @@ def _open(
 ) -> Index:
     """`open` on any `Files`."""
     if read_only:
-        return Index(files, directory, hold=manifests.hold(files, directory), tiers=tiers)
+        source = Directory(files, directory, tiers)
+        return Index(files, directory, hold=source.hold(), tiers=tiers, source=source)
     from .lock import WriterLock
     from .writer import Writer
 
@@ -179,11 +189,12 @@ class Index:
     """
 
     def __init__(
-        self, files: Files, directory: str, *, writer: Writer | None = None, hold: Hold | None = None,
-        background: bool = True, tiers: Tiers | None = None,
+        self, files: Files, directory: str, *, writer: Writer | None = None, hold: Holding | None = None,
+        background: bool = True, tiers: Tiers | None = None, source: Source | None = None,
     ) -> None:
         self._files = files
         self._tiers = tiers
+        self._source = source
         self._directory = directory
         self._process = process.number
         self._writer = writer
@@ -192,7 +203,6 @@ class Index:
         self._closing = threading.RLock()
         self._following = threading.RLock()
         self._opened: dict[tuple[str, str], Segment] = {}
-        self._places: Places | None = None
         if writer is not None:
             from .maintenance import Maintenance
 
@@ -614,6 +624,7 @@ class Index:
     def committed(self) -> Iterator[tuple[Places, str, Manifest]]:
         """The tiers, directory and manifest of the newest commit, after a flush; it stays as long as this is open."""
         self._check()
+        self._at_home("kept in a snapshot", "copy the repository, or restore the snapshot")
         if self._writer is not None:
             self.flush()
         with manifests.hold(self._files, self._directory) as held:
@@ -641,6 +652,7 @@ class Index:
         from .check import check_index
 
         self._check()
+        self._at_home("checked", "Repository.verify reads every byte of a snapshot")
         tiers = self._tiers if self._writer is None else self._writer.places.tiers
         return check_index(self._files, self._directory, self._reader.view, progress=progress, tiers=tiers)
 
@@ -772,12 +784,15 @@ class Index:
 
     # Reading only
 
-    def _view_of(self, hold: Hold) -> View:
+    def _at_home(self, what: str, fix: str) -> None:
+        if self._writer is None and not isinstance(self._source, Directory):
+            raise UnsupportedError(f"an index that is searched where it is kept cannot be {what}", path=self._directory,
+                                   expected="an index in a directory", fix=fix)
+
+    def _view_of(self, hold: Holding) -> View:
+        assert self._source is not None
         manifest = hold.manifest
-        places = places_of(self._files, self._directory, manifest, self._tiers)
-        if self._places is None or (self._tiers is None and self._places.tiers != places.tiers):
-            self._places = places
-        places = self._places
+        places = self._source.places(manifest)
         opened = {(entry.tier, entry.name): self._opened.get((entry.tier, entry.name))
                   or store.open_segment(places, entry) for entry in manifest.segments}
         leaves = [Leaf(opened[entry.tier, entry.name], store.read_live(places.hot, entry), entry.tier, entry.size)
@@ -788,12 +803,12 @@ class Index:
 
     def _follow(self) -> None:
         assert self._hold is not None
+        assert self._source is not None
         with self._following:
             self._check()
-            newest = manifests.generations(self._files, self._directory)
-            if newest and newest[-1] == self._hold.manifest.generation:
+            if self._source.generation() == self._hold.manifest.generation:
                 return
-            hold = manifests.hold(self._files, self._directory)
+            hold = self._source.hold()
             try:
                 view = self._view_of(hold)
             except BaseException:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..config import Tiers
 from ..errors import RequestError, SettingsError
 from ..files import Files
 from ..tiering import HOT, Tier
 from ..tiering.local import LocalTier
-from .manifest import SEGMENTS_DIRECTORY, Manifest
+from .manifest import SEGMENTS_DIRECTORY, Hold, Manifest, generations, hold
 
 WARM: Final = "warm"
 COLD: Final = "cold"
 
 
 class Places:
-    """Tiers by name. Those of other indexes may share the warm directory and the cold URL: each has its own folder."""
+    """Tiers by name; one for all of an index that is ``remote`` as a whole.
 
-    def __init__(self, files: Files, directory: str, index_uuid: str, tiers: Tiers) -> None:
+    Those of other indexes may share the warm directory and the cold URL: each has its own folder.
+    """
+
+    def __init__(
+        self, files: Files, directory: str, index_uuid: str, tiers: Tiers, remote: Tier | None = None,
+    ) -> None:
         self.tiers = tiers
         self._files = files
         self._uuid = index_uuid
-        self.hot = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
-        self._made: dict[str, Tier] = {HOT: self.hot}
+        self.hot: Tier = remote or LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
+        self._made: dict[str, Tier] = {HOT: self.hot} if remote is None else {HOT: remote, COLD: remote}
 
     def tier(self, name: str) -> Tier:
         """The tier of this name; SettingsError if it has no place."""
@@ -65,6 +70,49 @@ class Places:
         MEMORY.limit = self.tiers.memory
         return RemoteTier(FsspecStore(self.tiers.cold, self.tiers.storage_options), self._uuid, COLD,
                           shared(budget=self.tiers.cache))
+
+
+class Source(Protocol):
+    """Where a reader finds commits."""
+
+    def generation(self) -> int | None:
+        """The newest commit's; None if none is there at the moment."""
+
+    def hold(self) -> Holding:
+        """The newest commit, which stays until it is released."""
+
+    def places(self, manifest: Manifest) -> Places:
+        """Where its blobs are."""
+
+
+class Holding(Protocol):
+    """A commit that a reader uses: `manifest.Hold`, or one that needs no lock."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def release(self) -> None: ...
+
+
+class Directory:
+    """`Source` of an index in a directory, which its writer goes on writing."""
+
+    def __init__(self, files: Files, directory: str, tiers: Tiers | None) -> None:
+        self._files, self._directory, self._tiers = files, directory, tiers
+        self._places: Places | None = None
+
+    def generation(self) -> int | None:
+        found = generations(self._files, self._directory)
+        return found[-1] if found else None
+
+    def hold(self) -> Hold:
+        return hold(self._files, self._directory)
+
+    def places(self, manifest: Manifest) -> Places:
+        places = places_of(self._files, self._directory, manifest, self._tiers)
+        if self._places is None or (self._tiers is None and self._places.tiers != places.tiers):
+            self._places = places
+        return self._places
 
 
 def places_of(files: Files, directory: str, manifest: Manifest, tiers: Tiers | None = None) -> Places:

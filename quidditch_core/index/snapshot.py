@@ -40,10 +40,10 @@ from ..tiering import HOT, Span, Store
 from ..tiering.local import LocalTier
 from . import manifest as manifests
 from .manifest import SEGMENTS_DIRECTORY, LiveEntry, Manifest, SegmentEntry
+from .places import COLD, Places
 
 if TYPE_CHECKING:
     from .facade import Index
-    from .places import Places
 
 FORMAT: Final = 0
 PIECE: Final = 8 << 20
@@ -205,6 +205,20 @@ class Repository:
         """The manifest of a snapshot, whose blobs are named by their SHA-256 here. NotFoundError if there is none."""
         return self._record(name).manifest
 
+    def places(self, manifest: Manifest) -> Places:
+        """Where the blobs of a snapshot are, for those who search it."""
+        from ..config import Tiers
+        from ..tiering.cache import shared
+        from ..tiering.remote import RemoteTier
+
+        keys = {blob.name: _blob_key(blob) for blob in _blobs(manifest)}
+
+        class Blobs(RemoteTier):
+            def key(self, name: str) -> str:
+                return keys[name]
+
+        return Places(OS_FILES, "", manifest.index_uuid, Tiers(), Blobs(self._store, "blobs", HOT, shared()))
+
     def _records(self) -> dict[str, _Record]:
         names = [key.removeprefix("snapshots/").removesuffix(".json") for key in self._store.list("snapshots")]
         read = {name: self._store.get(_key(name)) for name in names if _NAME.fullmatch(name)}
@@ -327,6 +341,29 @@ class Repository:
     def _pieces(self, blob: Blob) -> Iterator[bytes]:
         for offset in range(0, blob.size, PIECE):
             yield from self._store.read([Span(_blob_key(blob), offset, min(PIECE, blob.size - offset))])
+
+
+class Searchable:
+    """`Source` of a snapshot that is searched where it is; it never changes, and must not be deleted meanwhile."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self.url = f"{repository.url}#{name}"
+        manifest = repository.manifest(name)
+        self.manifest = msgspec.structs.replace(manifest, segments=tuple(
+            msgspec.structs.replace(segment, tier=COLD) for segment in manifest.segments))
+        self._places = repository.places(self.manifest)
+
+    def generation(self) -> int:
+        return self.manifest.generation
+
+    def hold(self) -> Searchable:
+        return self
+
+    def release(self) -> None:
+        """Nothing holds a snapshot."""
+
+    def places(self, manifest: Manifest) -> Places:
+        return self._places
 
 
 def expired(
