@@ -12,8 +12,10 @@ This module is also the one place where Python turns buffers into addresses.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -329,26 +331,44 @@ def address(array: NDArray[Any]) -> int:
 
 def padded(size: int) -> U8:
     """A new byte array with :data:`PADDING` readable bytes behind it."""
-    return np.zeros(size + PADDING, np.uint8)[:size]
+    return zeros(size + PADDING)[:size]
 
 
+def zeros(size: int, dtype: Any = np.uint8) -> NDArray[Any]:
+    """A new array. One that is large has pages of its own, which go back to the system with it.
+
+    malloc keeps up to 64 MiB of what numpy lets go, once it has seen large arrays come and go.
+    """
+    length = size * np.dtype(dtype).itemsize
+    if length < _PAGES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(size, dtype)
+    memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if length >= _LARGE_PAGES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype)
+
+
+_PAGES = 1 << 20
+_LARGE_PAGES = 4 << 20
 _JOINED = 1024
+_JOINED_BYTES = 1 << 16
 
 
 def gathered(parts: Sequence[bytes | memoryview]) -> U8:
     """Bytes one after another, with :data:`PADDING` readable bytes behind them.
 
-    They are joined some at a time: memory that is used again is quicker than memory that is new.
+    Small ones are joined some at a time: memory that is used again is quicker than memory that is new.
     """
     size = sum(map(len, parts))
-    data = np.empty(size + PADDING, np.uint8)
+    data = padded(size)
     at = 0
-    for start in range(0, len(parts), _JOINED):
-        some = np.frombuffer(b"".join(parts[start : start + _JOINED]), np.uint8)
+    step = _JOINED if size < _JOINED_BYTES * len(parts) else 1
+    for start in range(0, len(parts), step):
+        some = np.frombuffer(parts[start] if step == 1 else b"".join(parts[start : start + step]), np.uint8)
         data[at : at + some.size] = some
         at += some.size
-    data[size:] = 0
-    return data[:size]
+    return data
 
 
 def narrowed(values: NDArray[np.int64]) -> tuple[NDArray[Any], int, int]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import quidditch_core as qc
 from quidditch_core.analysis.tokenizers import whole
+from quidditch_core.codec.v1 import sources
 from quidditch_core.index.kernels import strings, tokens
 from quidditch_core.index.strings import Interner, joined
 from quidditch_core.jit import Kernel
@@ -212,3 +213,37 @@ def test_tokens_are_narrow_or_wide(tmp_path: Path) -> None:
         for phrase, slop, hits in (("grey sea", 0, 5), ("sea grey", 0, 0), ("whale grey", 1 << 24, 5),
                                    ("sea white", 1 << 24, 1), ("sea white", (1 << 24) - 1, 0)):
             assert index.search(qc.query.MatchPhrase("text", phrase, slop=slop)).total.value == hits, phrase
+
+
+@pytest.mark.parametrize("codec", ["default", "diagon_best_compression"])
+def test_a_buffer_is_compressed_as_it_fills_up(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SAMPLED", 1 << 20)
+    monkeypatch.setattr(sources, "BATCH", 1 << 18)
+    rng = Random(11)
+    docs = {str(at): {"id": str(at), "text": " ".join(rng.choices(WORDS, k=40)), "tag": str(at % 7)}
+            for at in range(12_000)}
+
+    def same(index: Any) -> None:
+        some = list(docs)[::97]
+        assert [index.get(id).source for id in some] == [docs[id] for id in some]
+        assert index.get("3") is None
+
+    with qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1, "index.codec": codec}) as index:
+        index.bulk(list(docs.values())[:9_000], id="id")
+        docs["97"] = {"id": "97", "text": "another", "tag": "7"}
+        index.put("97", docs["97"])
+        index.delete("3")
+        del docs["3"]
+        for start in range(8_999, 11_999, 250):  # segments in memory are merged
+            index.bulk(list(docs.values())[start : start + 250], id="id")
+            index.refresh()
+            assert index.search(qc.query.Term("tag", "7")).total.value == 1
+        assert {holding.segment.stored for holding in index._writer.holdings} == {"raw", "zstd"}
+        same(index)
+        assert index.count() == len(docs)
+        assert index.check().ok
+        index.flush()
+        same(index)
+        assert index.check().ok
+    with qc.open(tmp_path / "index") as index:
+        same(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import quidditch_core as qc
-from quidditch_core.codec.v1 import stored
+from quidditch_core.codec.v1 import sources, stored
+from quidditch_core.codec.v1.sources import Sources
 from quidditch_core.codec.v1.stored import CODECS, StoredCodec
 from quidditch_core.segment import RamSections, Segment
 
@@ -31,7 +33,7 @@ def words(seed: int, count: int) -> list[bytes]:
 
 def raw(documents: list[bytes]) -> Segment:
     sections = RamSections()
-    stored.write_raw(sections, documents)
+    stored.write_raw(sections, [stored.gather(documents)])
     return Segment(f"raw-{next(keys)}", len(documents), [], sections)
 
 
@@ -185,3 +187,38 @@ def test_a_change_of_codec_takes_effect_at_the_next_merge(tmp_path: Path) -> Non
         assert index.segments()[0].bytes < before
         assert index.get("12345").source == documents[12_345]
         assert index.search({"query": {"match": {"text": documents[5]["text"].split()[1]}}}).total.value > 0
+
+
+@pytest.mark.parametrize("batches", [[1] * 9_000, [3_000] * 3, [1, 2_500, 1, 1, 3_000, 10, 3_487]])
+def test_sources_are_compressed_as_they_come(batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole batches and single documents; some are taken back, and an interrupt comes after any step of compressing."""
+    monkeypatch.setattr(sources, "SAMPLED", stored.DICTIONARY_MINIMUM + 10_000)
+    monkeypatch.setattr(sources, "BATCH", 100_000)
+    monkeypatch.setattr(sources, "JOINED", 5_000)
+    documents = [document * 2 for document in words(3, 9_000)]
+    made = Sources(DEFAULT, 2)
+    done = 0
+
+    def broken(frames: stored.Frames, part: stored.Documents) -> None:
+        add(frames, part)
+        raise KeyboardInterrupt
+
+    add = stored.Frames.add
+    for number, count in enumerate(batches):
+        for wanted in (count // 2, count):
+            made.undo(done)
+            (made.extend if count > 1 else lambda some: made.add(some[0]))(documents[done : done + max(1, wanted)])
+        done += count
+        if count > 1 or number % 500 == 0:
+            with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                patch.setattr(stored.Frames, "add", broken)
+                made.settle()
+            assert [made.read(doc) for doc in range(0, done, 7)] == documents[:done:7]
+        made.settle()
+    assert made.memory < 0.6 * sum(map(len, documents))
+    for _ in range(2):
+        sections = RamSections()
+        assert made.write(sections) == DEFAULT.name
+        segment = whole(len(documents), sections)
+        assert stored.dictionaries_of(segment)
+        assert read(segment) == documents == [made.read(doc) for doc in range(len(documents))]

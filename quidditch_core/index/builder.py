@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ..analysis import Analyzer, get_analyzer
 from ..analysis.tokenizers import Tokenizer
-from ..codec.v1.stored import write_raw
+from ..codec.v1.sources import Sources
+from ..codec.v1.stored import StoredCodec
 from ..documents import Column
 from ..mapping import FieldType, Mapping
-from ..segment import FieldInfo, RamSections, Segment, address
+from ..segment import FieldInfo, RamSections, Segment, address, zeros
 from . import bm25
 from .columns import float_codes, write_column, write_exists
 from .ids import write_ids
@@ -59,13 +60,15 @@ class Builder:
     """Collects documents; :meth:`build` makes them a segment. Not thread-safe: the writer owns it.
 
     An interrupt (Ctrl-C) may break :meth:`add` or :meth:`extend` off anywhere. So documents count only once they are
-    kept, and what was not kept is undone before anything else is done.
+    kept, and what was not kept is undone before anything else is done. Documents are compressed by ``codec``, and the
+    segment is built, by ``threads`` threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codec: StoredCodec, threads: int) -> None:
+        self._threads = threads
         self._collectors: dict[str, Collector] = {}
         self._ids: list[bytes] = []
-        self._sources: list[bytes] = []
+        self._sources = Sources(codec, threads)
         self._numbers = tuple(array("q") for _ in NUMBERS)
         self._kept = 0
         self._adding = False
@@ -94,7 +97,7 @@ class Builder:
         self._adding = True
         doc = self._kept
         self._ids.append(id)
-        self._sources.append(source)
+        self._sources.add(source)
         for numbers, number in zip(self._numbers, (seq_no, version, primary_term), strict=True):
             numbers.append(number)
         self._source_bytes += len(source)
@@ -114,7 +117,7 @@ class Builder:
         self._adding = True
         first, count = self._kept, len(ids)
         self._ids += ids
-        self._sources += sources
+        self._sources.extend(sources)
         for numbers, added in zip(self._numbers, (range(seq_no, seq_no + count), versions,
                                                   itertools.repeat(primary_term, count)), strict=True):
             numbers.extend(added)
@@ -131,11 +134,13 @@ class Builder:
         """Keep what was added last, up to ``docs`` documents in all; doing it twice is allowed."""
         self._kept, self._adding = docs, False
         if self._source_bytes - self._measured[0] >= MEASURED_BYTES:
+            self._sources.settle()
             self._measure()
 
     def _undo(self) -> None:
         if self._adding:
-            del self._ids[self._kept :], self._sources[self._kept :]
+            del self._ids[self._kept :]
+            self._sources.undo(self._kept)
             for numbers in self._numbers:
                 del numbers[self._kept :]
             for collector in self._collectors.values():
@@ -143,13 +148,13 @@ class Builder:
             self._adding = False
 
     def source(self, doc: int) -> bytes:
-        return self._sources[doc]
+        return self._sources.read(doc)
 
     def numbers(self, doc: int) -> tuple[int, ...]:
         """seq_no, version and primary term of a document."""
         return tuple(numbers[doc] for numbers in self._numbers)
 
-    def build(self, threads: int = 1) -> Segment:
+    def build(self) -> Segment:
         """The segment of all documents kept so far, the same to the bit for any number of threads.
 
         An interrupt may break it off; then it can be called again.
@@ -157,24 +162,19 @@ class Builder:
         self._undo()
         sections = RamSections()
         size = self._kept
-        fields = [collector.finish(sections, number, size, threads)
+        fields = [collector.finish(sections, number, size, self._threads)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
         numbers = np.stack([np.frombuffer(part, np.int64) if size else np.zeros(0, np.int64)
                             for part in self._numbers], axis=1)
-        write_documents(sections, self._ids, self._sources, numbers)
-        return Segment(f"ram-{next(_names)}", size, fields, sections)
+        write_ids(sections, self._ids)
+        for column, name in enumerate(NUMBERS):
+            sections.put_ints(name, numbers[:, column])
+        codec = self._sources.write(sections)
+        return Segment(f"ram-{next(_names)}", size, fields, sections, stored="zstd" if codec else "raw", codec=codec)
 
 
 NUMBERS = ("seq_no", "version", "primary_term")
 """Sections of the numbers of each document's operation."""
-
-
-def write_documents(sections: RamSections, ids: list[bytes], sources: list[bytes], numbers: NDArray[np.int64]) -> None:
-    """What every document has beside its fields; ``numbers`` int64 [docs, 3]: seq_no, version, primary term."""
-    write_ids(sections, ids)
-    write_raw(sections, sources)
-    for column, name in enumerate(NUMBERS):
-        sections.put_ints(name, numbers[:, column])
 
 
 def _collector(field: FieldType) -> Collector:
@@ -265,7 +265,7 @@ class _Stream:
     def _room(self, tokens: int) -> NDArray[np.uint32]:
         """Memory for numbers of tokens: in large pieces, of which the kernel gives large pages."""
         if self._block.size < tokens:
-            self._block = np.empty(max(tokens, min(self._blocks, BLOCK_TOKENS)), np.uint32)
+            self._block = zeros(max(tokens, min(self._blocks, BLOCK_TOKENS)), np.uint32)
             self._blocks = 2 * self._block.size
         room, self._block = self._block[:tokens], self._block[tokens:]
         return room
@@ -294,7 +294,7 @@ class _Stream:
         shift = max(1, (size - 1).bit_length())
         if self._longest(gap) >> (kernels.WIDE - shift):
             shift = kernels.WIDE
-        tokens: NDArray[Any] = np.empty(int(starts[-1]), np.uint64 if shift == kernels.WIDE else np.uint32)
+        tokens = zeros(int(starts[-1]), np.uint64 if shift == kernels.WIDE else np.uint32)
         for part in self._parts:
             kernels.place(address(part.ids), address(part.counts), address(part.docs), part.docs.size, gap,
                           address(ranks), address(slots), address(lengths), address(tokens), shift)

@@ -17,7 +17,6 @@ from ..segment import (
     HAS_POSITIONS,
     RamSections,
     address,
-    gathered,
     padded,
 )
 from . import bm25
@@ -141,8 +140,8 @@ class FieldWriter:
         for kind in kinds:
             parts = self._parts.pop(kind, None)
             if parts:
-                data = gathered([part.reshape(-1).view(np.uint8).data for part in parts])
-                sections.adopt(f"{kind}/{name}", data, width=parts[0].itemsize)
+                width = parts[0].itemsize
+                sections.adopt(f"{kind}/{name}", _poured(parts), width=width)
             else:
                 sections.put(f"{kind}/{name}", b"")
         text = np.concatenate(self._texts) if self._texts else np.zeros(0, np.uint8)
@@ -159,3 +158,14 @@ class FieldWriter:
         sections.put(f"terms.sparse/{name}", sparse)
         sections.put(f"terms.first.offset/{name}", first_ends)
         sections.put(f"terms.first/{name}", first[: int(first_ends[-1])])
+
+
+def _poured(parts: list[NDArray[Any]]) -> NDArray[np.uint8]:
+    """Arrays one after another as bytes; each goes as soon as it is copied."""
+    data = padded(sum(part.nbytes for part in parts))
+    end = data.size
+    while parts:
+        part = parts.pop().reshape(-1).view(np.uint8)
+        data[end - part.size : end] = part
+        end -= part.size
+    return data

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..codec.v1.stored import reader
+from ..codec.v1.stored import codec_named, reader
 from ..config import MAX_THREADS, Settings, Tiers
 from ..errors import ConflictError, CorruptIndexError, RequestError, WriterFailedError
 from ..files import Files, ensure_directory
@@ -81,7 +81,7 @@ class Writer:
         self.dirty = False  # a refresh would show something
         self.uncommitted = False  # a flush would write something
         self.failure: BaseException | None = None
-        self._builder = Builder()
+        self._builder = self._new_builder()
         self.buffer = Holding(builder=self._builder)
         self._recent: dict[bytes, int] = {}  # documents of the buffer
         self._under_way: _Applied | None = None  # being applied, or broken off by an interrupt (Ctrl-C)
@@ -140,6 +140,9 @@ class Writer:
                        holding.entry is None)
                   for holding in self.holdings if holding.segment is not None and holding.visible]
         return View(leaves, self.mapping, self.settings, os.path.basename(self.directory))
+
+    def _new_builder(self) -> Builder:
+        return Builder(codec_named(self.settings.codec), self.threads)
 
     @property
     def buffered_docs(self) -> int:
@@ -394,7 +397,7 @@ class Writer:
         self._settle()
         if self._builder.docs == 0:
             return
-        sealed, segment, builder = self.buffer, self._builder.build(self.threads), Builder()
+        sealed, segment, builder = self.buffer, self._builder.build(), self._new_builder()
         buffer, holdings = Holding(builder=builder), [*self.holdings, self.buffer]
         # One step, which an interrupt cannot break off.
         sealed.segment, self.holdings, self._builder, self.buffer, self._recent = segment, holdings, builder, buffer, {}
@@ -420,7 +423,8 @@ class Writer:
                 return
             group = [self.holdings[i] for i in chosen]
             sources = [holding.source(holding.live) for holding in group]
-            heirs = [Holding(segment=merging.merge(sources).segment, visible=True)] \
+            codec = codec_named(self.settings.codec) if any(one.segment.stored == "zstd" for one in sources) else None
+            heirs = [Holding(segment=merging.merge(sources, codec=codec, threads=self.threads).segment, visible=True)] \
                 if any(source.live_docs for source in sources) else []
             self.holdings[chosen[0] : chosen[-1] + 1] = heirs
 

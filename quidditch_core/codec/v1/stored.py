@@ -13,7 +13,7 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from ...errors import CorruptIndexError, SettingsError
-from ...segment import RamSections, Segment, gathered
+from ...segment import RamSections, Segment, gathered, padded
 
 MAX_UNIT = 1 << 30
 """Raw bytes of the largest unit that a reader accepts."""
@@ -33,9 +33,12 @@ DICTIONARY_MINIMUM = 1 << 20
 """Raw bytes of a segment below which no dictionary is trained."""
 DICTIONARY_MAXIMUM = 110 << 10
 _SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
+SAMPLED = 8 * DICTIONARY_MAXIMUM * _SAMPLE
+"""Raw bytes of which a dictionary is made, at most."""
 _KEPT = 2 << 20  # bytes of decoded units that a reader keeps: some documents are asked for again and again
 _SHARE = 256 << 10  # raw bytes that make another thread worth while
-_BATCH = 4 << 20  # raw bytes that are encoded at once
+BATCH = 4 << 20
+"""Raw bytes that are encoded at once."""
 
 Dictionary = zstandard.ZstdCompressionDict
 
@@ -68,20 +71,17 @@ class Documents(NamedTuple):
     ends: NDArray[np.int64]
 
 
-def write_raw(sections: RamSections, documents: Sequence[bytes]) -> None:
+def write_raw(sections: RamSections, parts: Sequence[Documents]) -> None:
     """The sections of a segment in memory: ``stored`` and ``stored.start``."""
-    ends = np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents)))
-    sections.adopt("stored", gathered(documents))
-    sections.put_ints("stored.start", np.concatenate([np.zeros(1, np.int64), ends]))
+    sections.adopt("stored", gathered([part.data for part in parts]))
+    sizes = [np.diff(part.ends, prepend=0) for part in parts]
+    sections.put_ints("stored.start", np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes])))
 
 
 def merge_raw(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> RamSections:
     """The sections of the documents that live, for a segment in memory."""
     sections = RamSections()
-    parts = [part for segment, numbers in sources for part in documents(segment, numbers)]
-    sections.adopt("stored", gathered([part.data for part in parts]))
-    sizes = [np.diff(part.ends, prepend=0) for part in parts]
-    sections.put_ints("stored.start", np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes])))
+    write_raw(sections, [part for segment, numbers in sources for part in documents(segment, numbers)])
     return sections
 
 
@@ -103,17 +103,22 @@ def merge(
     dictionaries = {id: one for at in copied for id, one in dictionaries_of(sources[at][0]).items()}
     main = next(iter(dictionaries.values()), None)
     if main is None:
-        main = _train([source for at, source in enumerate(sources) if at not in copied])
+        main = train(itertools.chain.from_iterable(
+            documents(*source) for at, source in enumerate(sources) if at not in copied))
         if main is not None:
             dictionaries[main.dict_id()] = main
-    frames = _Frames(codec, main, threads)
+    frames = Frames(codec, main, threads)
     for copying, group in itertools.groupby(enumerate(sources), lambda source: source[0] in copied):
         if copying:
             for _, (segment, numbers) in group:
                 frames.copy(segment, numbers, pace)
         else:
-            frames.encode_all(itertools.chain.from_iterable(documents(*source) for _, source in group), pace)
-    return frames.sections(list(dictionaries.values()))
+            for part in _batches(itertools.chain.from_iterable(documents(*source) for _, source in group), BATCH):
+                pace()
+                frames.add(part)
+    sections = RamSections()
+    frames.write(sections, list(dictionaries.values()))
+    return sections
 
 
 def _copied(sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec) -> list[int]:
@@ -169,7 +174,7 @@ def documents(segment: Segment, numbers: NDArray[np.int32]) -> Iterator[Document
         data = segment.sections.section("stored").data.data
         doc = 0
         while doc < segment.docs:
-            stop = max(doc + 1, int(np.searchsorted(edges, edges[doc] + _BATCH, "right")) - 1)
+            stop = max(doc + 1, int(np.searchsorted(edges, edges[doc] + BATCH, "right")) - 1)
             part = Documents(data[edges[doc] : edges[stop]], edges[doc + 1 : stop + 1] - edges[doc])
             yield _living(part, numbers[doc:stop])
             doc = stop
@@ -188,7 +193,11 @@ def _living(part: Documents, numbers: NDArray[np.int32]) -> Documents:
     return Documents(data.tobytes(), np.cumsum(sizes[live]))
 
 
-def _joined(parts: Sequence[Documents]) -> Documents:
+def gather(documents: Sequence[bytes]) -> Documents:
+    return Documents(gathered(documents).data, np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents))))
+
+
+def joined(parts: Sequence[Documents]) -> Documents:
     if len(parts) == 1:
         return parts[0]
     starts = [0, *itertools.accumulate(len(part.data) for part in parts)]
@@ -204,24 +213,20 @@ def _batches(parts: Iterator[Documents], size: int) -> Iterator[Documents]:
         waiting.append(part)
         held += len(part.data)
         if held >= size:
-            yield _joined(waiting)
+            yield joined(waiting)
             waiting, held = [], 0
     if waiting:
-        yield _joined(waiting)
+        yield joined(waiting)
 
 
-def _train(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> Dictionary | None:
+def train(documents: Iterable[Documents]) -> Dictionary | None:
     """A dictionary for documents that are to be encoded, by samples of the first megabytes; None if it is no use."""
-    most = 8 * DICTIONARY_MAXIMUM * _SAMPLE
     parts: list[Documents] = []
     total = 0
-    for segment, numbers in sources:
-        for part in documents(segment, numbers):
-            parts.append(part)
-            total += len(part.data)
-            if total >= most:
-                break
-        if total >= most:
+    for part in documents:
+        parts.append(part)
+        total += len(part.data)
+        if total >= SAMPLED:
             break
     if total < DICTIONARY_MINIMUM:
         return None
@@ -238,30 +243,42 @@ def _train(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> Dictionary |
         return None
 
 
-class _Frames:
-    """The frames of a segment to come, and the first document of each."""
+class _Encoded(NamedTuple):
+    """Frames one after another, their sizes, the first document of each, and the document after the last."""
+
+    data: bytes | memoryview
+    sizes: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    stop: int
+
+
+class Frames:
+    """The frames of a segment to come."""
 
     def __init__(self, codec: StoredCodec, dictionary: Dictionary | None, threads: int) -> None:
         if dictionary is not None:
             dictionary.precompute_compress(level=codec.level)
-        self._unit, self._threads = codec.unit, threads
+        self.dictionary, self._unit, self._threads = dictionary, codec.unit, threads
         self._compressor = zstandard.ZstdCompressor(level=codec.level, dict_data=dictionary, write_checksum=True,
                                                     write_content_size=True, write_dict_id=True)
-        self._parts: list[bytes | memoryview] = []
-        self._sizes: list[NDArray[np.int64]] = []
-        self._firsts: list[NDArray[np.int64]] = []
-        self._docs = 0
+        self._parts: list[_Encoded] = []
 
-    def encode_all(self, parts: Iterator[Documents], pace: Callable[[], None]) -> None:
-        for part in _batches(parts, _BATCH):
-            pace()
-            self._encode(part)
+    @property
+    def docs(self) -> int:
+        return self._parts[-1].stop if self._parts else 0
 
-    def _encode(self, part: Documents) -> None:
+    @property
+    def memory(self) -> int:
+        """Bytes held."""
+        return sum(len(part.data) + 2 * part.sizes.nbytes for part in self._parts)
+
+    def add(self, part: Documents) -> None:
         """Encode documents in units as large as they may be; one that is larger is alone."""
+        if part.ends.size:
+            self._parts.append(self._encoded(part))
+
+    def _encoded(self, part: Documents) -> _Encoded:
         stops = part.ends.tolist()
-        if not stops:
-            return
         edges = [0]  # first documents
         places = [0]  # and first bytes
         while edges[-1] < len(stops):
@@ -279,10 +296,21 @@ class _Frames:
             zstandard.BufferWithSegments(b"".join(raw), segments.tobytes()),
             threads=min(self._threads, 1 + data.nbytes // _SHARE))
         frames: list[Any] = [found[at] for at in range(len(found))]
-        self._parts.append(b"".join(frames))
-        self._sizes.append(np.fromiter(map(len, frames), np.int64, len(frames)))
-        self._firsts.append(self._docs + units[:-1])
-        self._docs += len(stops)
+        return _Encoded(gathered(frames).data, np.fromiter(map(len, frames), np.int64, len(frames)),
+                        self.docs + units[:-1], self.docs + len(stops))
+
+    def read(self, doc: int) -> bytes:
+        """A document that was added."""
+        part = self._parts[bisect_right(self._parts, doc, key=lambda part: part.stop)]
+        unit = int(part.firsts.searchsorted(doc, "right")) - 1
+        start = int(part.sizes[:unit].sum())
+        raw = zstandard.ZstdDecompressor(dict_data=self.dictionary).decompress(
+            part.data[start : start + int(part.sizes[unit])])
+        first = int(part.firsts[unit])
+        last = int(part.firsts[unit + 1]) if unit + 1 < part.firsts.size else part.stop
+        ends = [0, *np.frombuffer(raw, "<u4", last - first).tolist()]
+        body = 4 * (last - first)
+        return raw[body + ends[doc - first] : body + ends[doc - first + 1]]
 
     def copy(self, segment: Segment, numbers: NDArray[np.int32], pace: Callable[[], None]) -> None:
         """Copy the units of a segment, but for those with deleted documents."""
@@ -299,25 +327,30 @@ class _Frames:
             start, stop = int(places[begin]), int(places[end])
             if whole[begin]:
                 segment.sections.need("stored", start, stop - start)
-                self._parts.append(segment.sections.section("stored").data[start:stop].data)
-                self._sizes.append(np.diff(places[begin : end + 1]))
-                self._firsts.append(edges[begin:end] - edges[begin] + self._docs)
-                self._docs += int(edges[end] - edges[begin])
+                self._parts.append(_Encoded(
+                    segment.sections.section("stored").data[start:stop].data, np.diff(places[begin : end + 1]),
+                    edges[begin:end] - edges[begin] + self.docs, self.docs + int(edges[end] - edges[begin])))
             else:
                 stored = reader(segment)
                 left = [_living(part, numbers[first : first + part.ends.size])
                         for first, part in stored.units(begin, end)]
-                self._encode(_joined(left))
+                self.add(joined(left))
 
-    def sections(self, dictionaries: Sequence[Dictionary]) -> RamSections:
-        sections = RamSections()
+    def write(self, sections: RamSections, dictionaries: Sequence[Dictionary]) -> None:
+        """The sections of all of it; ``dictionaries``: those that frames need."""
         for number, dictionary in enumerate(dictionaries):
             sections.put(f"stored.dictionary/{number}", dictionary.as_bytes())
-        sections.adopt("stored", gathered(self._parts))
-        nothing = np.zeros(0, np.int64)
-        sections.put_ints("stored.start", np.cumsum(np.concatenate([[0], nothing, *self._sizes])))
-        sections.put_ints("stored.first", np.concatenate([nothing, *self._firsts, [self._docs]]))
-        return sections
+        data = padded(sum(len(part.data) for part in self._parts))
+        start = 0
+        for at, part in enumerate(self._parts):
+            stop = start + len(part.data)
+            data[start:stop] = np.frombuffer(part.data, np.uint8)
+            self._parts[at] = part._replace(data=data[start:stop].data)  # and what it was goes
+            start = stop
+        sections.adopt("stored", data)
+        none = np.zeros(1, np.int64)
+        sections.put_ints("stored.start", np.cumsum(np.concatenate([none, *(part.sizes for part in self._parts)])))
+        sections.put_ints("stored.first", np.concatenate([*(part.firsts for part in self._parts), none + self.docs]))
 
 
 class StoredReader:

@@ -1,0 +1,111 @@
+"""The stored documents of a segment to come, compressed as they come.
+
+They wait as they are until there are enough for a dictionary. Then it is trained, and from there on what waits is
+compressed every few megabytes, so that it takes a third of the memory and is not compressed when it is written.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...segment import RamSections
+from .stored import BATCH, SAMPLED, Documents, Frames, StoredCodec, gather, joined, train, write_raw
+
+JOINED = 256 << 10
+"""Bytes of single documents that become one piece of memory: many small ones would leave holes."""
+OBJECT = 40
+"""Bytes that a document takes beside its own while it is single."""
+
+
+class _Part(NamedTuple):
+    documents: Documents
+    stop: int  # the document after the last
+
+
+class Sources:
+    """Documents in order. An interrupt may break any method off; :meth:`undo` then puts right what was added."""
+
+    def __init__(self, codec: StoredCodec, threads: int) -> None:
+        self._codec, self._threads = codec, threads
+        self._frames: Frames | None = None
+        self._parts: list[_Part] = []  # perhaps framed already, if an interrupt came between
+        self._single: list[bytes] = []  # documents behind those of the parts
+        self._single_bytes = 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes held, and what :meth:`write` will take beside them."""
+        single = self._single_bytes + OBJECT * len(self._single)
+        return single + 2 * self._waiting + (0 if self._frames is None else 2 * self._frames.memory)
+
+    @property
+    def _waiting(self) -> int:
+        return sum(len(part.documents.data) for part in self._parts)
+
+    @property
+    def _docs(self) -> int:
+        """Documents in frames and parts."""
+        return self._parts[-1].stop if self._parts else 0 if self._frames is None else self._frames.docs
+
+    def add(self, source: bytes) -> None:
+        if self._single_bytes >= JOINED:
+            self._join()
+        self._single.append(source)
+        self._single_bytes += len(source)
+
+    def extend(self, sources: Sequence[bytes]) -> None:
+        self._join()
+        self._parts.append(self._part(sources))
+
+    def _part(self, sources: Sequence[bytes]) -> _Part:
+        return _Part(gather(sources), self._docs + len(sources))
+
+    def _join(self) -> None:
+        if self._single:
+            # One step, so that an interrupt comes before or after it.
+            self._parts, self._single, self._single_bytes = [*self._parts, self._part(self._single)], [], 0
+
+    def undo(self, docs: int) -> None:
+        """Forget what was added last, all but the first ``docs``."""
+        self._parts = [part for part in self._parts if part.stop <= docs]
+        del self._single[max(0, docs - self._docs) :]
+        self._single_bytes = sum(map(len, self._single))
+
+    def read(self, doc: int) -> bytes:
+        if self._frames is not None and doc < self._frames.docs:
+            return self._frames.read(doc)
+        if doc >= self._docs:
+            return self._single[doc - self._docs]
+        (data, ends), stop = self._parts[bisect_right(self._parts, doc, key=lambda part: part.stop)]
+        at = doc - stop + ends.size
+        return bytes(data[int(ends[at - 1]) if at else 0 : int(ends[at])])
+
+    def settle(self) -> None:
+        """Compress what waits if it is worth it."""
+        if self._waiting >= (SAMPLED if self._frames is None else BATCH):
+            self._compress()
+
+    def _compress(self) -> None:
+        if self._frames is None:
+            self._frames = Frames(self._codec, train(part.documents for part in self._parts), self._threads)
+        frames = self._frames
+        self._parts = [part for part in self._parts if part.stop > frames.docs]
+        while self._parts:
+            end = size = 0
+            while end < len(self._parts) and size < BATCH:
+                size += len(self._parts[end].documents.data)
+                end += 1
+            frames.add(joined([part.documents for part in self._parts[:end]]))
+            self._parts = self._parts[end:]
+
+    def write(self, sections: RamSections) -> str:
+        """The sections of all documents; the name of the codec, or nothing if they are as they came."""
+        self._join()
+        if self._frames is None:
+            write_raw(sections, [part.documents for part in self._parts])
+            return ""
+        self._compress()
+        self._frames.write(sections, [] if self._frames.dictionary is None else [self._frames.dictionary])
+        return self._codec.name
