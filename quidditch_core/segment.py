@@ -349,7 +349,16 @@ def zeros(size: int, dtype: Any = np.uint8) -> NDArray[Any]:
     return np.frombuffer(memory, dtype)
 
 
-_PAGES = 1 << 20
+def release(array: NDArray[Any], count: int) -> None:
+    """Give back the pages of the first ``count`` items of an array of :func:`zeros`, which nobody reads any more."""
+    memory = getattr(array.base, "obj", None)
+    if isinstance(memory, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        end = count * array.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
+        if end:
+            memory.madvise(mmap.MADV_DONTNEED, 0, end)
+
+
+_PAGES = 1 << 17
 _LARGE_PAGES = 4 << 20
 _JOINED = 1024
 _JOINED_BYTES = 1 << 16

@@ -22,7 +22,7 @@ from ..codec.v1.sources import Sources
 from ..codec.v1.stored import StoredCodec
 from ..documents import Column
 from ..mapping import FieldType, Mapping
-from ..segment import FieldInfo, RamSections, Segment, address, zeros
+from ..segment import FieldInfo, RamSections, Segment, address, release, zeros
 from . import bm25
 from .columns import float_codes, write_column, write_exists
 from .ids import write_ids
@@ -40,13 +40,15 @@ RUN = 1 << 18
 DROPPED = kernels.DROPPED
 DOCUMENT_BYTES = 300
 """What a document takes beside its source and its values: objects, entries of dictionaries, numbers."""
+TERM_BYTES = 120
+"""What sorting and encoding take for a distinct string."""
 MEASURED_BYTES = 1 << 19
 """Bytes of sources between two measurements of what collectors hold."""
 _names = itertools.count(1)
 
 
 class Collector(Protocol):
-    """Gathers one field's values and writes its sections."""
+    """Gathers a field's values and writes its sections; ``memory``: bytes held, and what that will take beside them."""
 
     @property
     def memory(self) -> int: ...
@@ -73,7 +75,7 @@ class Builder:
         self._kept = 0
         self._adding = False
         self._source_bytes = 0
-        self._measured = (0, 0)  # bytes of sources when the collectors were last asked what they hold, and their answer
+        self._measured = (0, 0)  # bytes of sources when all were last asked what they hold, and their answer
 
     @property
     def docs(self) -> int:
@@ -81,12 +83,13 @@ class Builder:
 
     @property
     def memory(self) -> int:
-        """Bytes held, and what sorting the tokens will take; near enough between two measurements."""
+        """Bytes held, and what :meth:`build` will take beside them; near enough between two measurements."""
         before, held = self._measured
-        return self._source_bytes + DOCUMENT_BYTES * self._kept + held + 4 * (self._source_bytes - before)
+        return DOCUMENT_BYTES * self._kept + held + 5 * (self._source_bytes - before)
 
     def _measure(self) -> None:
-        self._measured = self._source_bytes, sum(collector.memory for collector in self._collectors.values())
+        held = sum(collector.memory for collector in self._collectors.values())
+        self._measured = self._source_bytes, held + self._sources.memory
 
     def add(
         self, id: bytes, source: bytes, values: dict[str, list[Any]], mapping: Mapping, *, seq_no: int, version: int,
@@ -196,7 +199,9 @@ class _Tokens(NamedTuple):
 
     @property
     def memory(self) -> int:
-        return 3 * self.ids.nbytes + self.counts.nbytes + self.docs.nbytes  # sorting takes eight bytes a token
+        """Bytes held, and what sorting and encoding take: eight a token, or twelve."""
+        room = kernels.WIDE - int(self.docs[-1]).bit_length()
+        return (4 if int(self.counts.max()) >> room else 3) * self.ids.nbytes + self.counts.nbytes + self.docs.nbytes
 
 
 class _Sorted(NamedTuple):
@@ -223,7 +228,8 @@ class _Stream:
 
     @property
     def memory(self) -> int:
-        return self._memory + 4 * self._waiting + 200 * len(self._values) + self.interner.memory
+        return (self._memory + 4 * self._waiting + 200 * len(self._values) + self.interner.memory
+                + TERM_BYTES * len(self.interner))
 
     def add(self, doc: int, values: list[str]) -> None:
         if self._waiting >= CHUNK:
@@ -279,6 +285,10 @@ class _Stream:
     def ids(self) -> NDArray[np.uint32]:
         """The number of each token's string."""
         return _concatenated([part.ids for part in self._parts])
+
+    @property
+    def tokens(self) -> int:
+        return sum(part.ids.size for part in self._parts)
 
     def totals(self) -> NDArray[np.int64]:
         """How many tokens each string has."""
@@ -385,7 +395,7 @@ class KeywordCollector:
 
     @property
     def memory(self) -> int:
-        return self._stream.memory
+        return self._stream.memory + (12 * self._stream.tokens if self._field.doc_values else 0)
 
     def add(self, doc: int, values: list[Any]) -> None:
         self._stream.add(doc, values)
@@ -429,7 +439,7 @@ class NumberCollector:
 
     @property
     def memory(self) -> int:
-        return 100 * len(self._docs) + sum(docs.nbytes + codes.nbytes for docs, codes in self._parts)
+        return 100 * len(self._docs) + 3 * sum(docs.nbytes + codes.nbytes for docs, codes in self._parts)
 
     def add(self, doc: int, values: list[Any]) -> None:
         self._values.extend(values)
@@ -531,3 +541,4 @@ def _write_sorted(
     for first in range(0, len(runs), threads):
         for part in each(encoded, runs[first : first + threads]):
             writer.keep(part)
+        release(tokens, int(starts[runs[min(first + threads, len(runs)) - 1][1]]))

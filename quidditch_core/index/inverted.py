@@ -18,6 +18,7 @@ from ..segment import (
     RamSections,
     address,
     padded,
+    zeros,
 )
 from . import bm25
 from .kernels import build
@@ -90,7 +91,7 @@ class FieldWriter:
                                   self._freqs]
         build.encode(address(job))
         blocks = int(job[build.E_BLOCKS])
-        parts: dict[str, NDArray[Any]] = {"postings": out[: job[build.E_OUT_USED]].copy()}
+        parts: dict[str, NDArray[Any]] = {"postings": _copied(out[: job[build.E_OUT_USED]])}
         for kind, item, wanted in (
                 ("last", np.uint32, True), ("offset", np.uint32, True), ("width", np.uint8, True),
                 ("bound", np.float32, self._norms is not None), ("position", np.uint64, positions is not None),
@@ -98,7 +99,7 @@ class FieldWriter:
             if wanted:
                 parts[f"blocks.{kind}"] = table[at[kind] : at[kind] + _HEADERS[kind] * blocks].view(item).copy()
         if positions is not None:
-            parts["positions"] = pos_out[: job[build.E_POS_USED]].copy()
+            parts["positions"] = _copied(pos_out[: job[build.E_POS_USED]])
         return Encoded(text, ends, rows, parts)
 
     def keep(self, encoded: Encoded) -> None:
@@ -158,6 +159,12 @@ class FieldWriter:
         sections.put(f"terms.sparse/{name}", sparse)
         sections.put(f"terms.first.offset/{name}", first_ends)
         sections.put(f"terms.first/{name}", first[: int(first_ends[-1])])
+
+
+def _copied(part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    data = zeros(part.size)
+    data[:] = part
+    return data
 
 
 def _poured(parts: list[NDArray[Any]]) -> NDArray[np.uint8]:

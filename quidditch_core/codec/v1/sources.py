@@ -38,7 +38,7 @@ class Sources:
     def memory(self) -> int:
         """Bytes held, and what :meth:`write` will take beside them."""
         single = self._single_bytes + OBJECT * len(self._single)
-        return single + 2 * self._waiting + (0 if self._frames is None else 2 * self._frames.memory)
+        return single + 2 * self._waiting + (0 if self._frames is None else self._frames.memory)
 
     @property
     def _waiting(self) -> int:
