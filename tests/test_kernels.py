@@ -33,7 +33,7 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from quidditch_core.index import kernels
-from quidditch_core.index.kernels import blocks, boolean, build, merge, phrase, terms
+from quidditch_core.index.kernels import blocks, boolean, build, descriptor, merge, phrase, terms
 from quidditch_core.jit import Kernel
 from quidditch_core.segment import (
     DICTIONARY_BLOCK,
@@ -337,23 +337,23 @@ class Engine:
 
     def boolean(
         self, required: list[Clause], optional: list[Clause], *, minimum: int = 0,
-        accept: NDArray[np.uint64] | None = None, mode: int = boolean.ALL, limit: int | None = None,
+        accept: NDArray[np.uint64] | None = None, mode: int = descriptor.ALL, limit: int | None = None,
     ) -> tuple[list[tuple[int, float]], int] | int:
         """((document, score) of each hit, how many were found)."""
         clauses = [*required, *optional]
         limit = self.segment.docs if limit is None else limit
-        query = np.zeros(boolean.Q_SLOTS + boolean.K_SLOTS * len(clauses), np.int64)
-        query[: boolean.Q_LIMIT + 1] = [len(required), len(optional), minimum,
+        query = np.zeros(descriptor.Q_SLOTS + descriptor.K_SLOTS * len(clauses), np.int64)
+        query[: descriptor.Q_LIMIT + 1] = [len(required), len(optional), minimum,
                                         0 if accept is None else address(accept), self.segment.docs, mode, limit]
-        for slots, clause in zip(query[boolean.Q_SLOTS :].reshape(-1, boolean.K_SLOTS), clauses, strict=True):
-            slots[boolean.K_WEIGHT] = clause.weight.view(np.int32)
-            slots[boolean.K_FIELD], slots[boolean.K_TABLE] = self.descriptor.address, address(FACTORS)
+        for slots, clause in zip(query[descriptor.Q_SLOTS :].reshape(-1, descriptor.K_SLOTS), clauses, strict=True):
+            slots[descriptor.K_WEIGHT] = clause.weight.view(np.int32)
+            slots[descriptor.K_FIELD], slots[descriptor.K_TABLE] = self.descriptor.address, address(FACTORS)
             if clause.row is not None:
-                slots[boolean.K_TERM : boolean.K_TERM + 8] = clause.row
+                slots[descriptor.K_TERM : descriptor.K_TERM + 8] = clause.row
             if clause.docs is not None:
-                slots[boolean.K_KIND], slots[boolean.K_COUNT] = boolean.LIST, clause.docs.size
-                slots[boolean.K_LIST] = address(clause.docs)
-                slots[boolean.K_SCORES] = 0 if clause.scores is None else address(clause.scores)
+                slots[descriptor.K_KIND], slots[descriptor.K_COUNT] = descriptor.LIST, clause.docs.size
+                slots[descriptor.K_LIST] = address(clause.docs)
+                slots[descriptor.K_SCORES] = 0 if clause.scores is None else address(clause.scores)
         with Memory() as memory:
             scratch = memory.zeros(boolean.scratch_bytes(len(clauses)), np.uint8)
             out = memory.zeros(2 + limit, np.int64)
@@ -364,7 +364,7 @@ class Engine:
         written, found = out[:2].tolist()
         hits = out[2 : 2 + written]
         docs, bits = hits & 0xFFFFFFFF, hits >> 32
-        if mode == boolean.TOP:
+        if mode == descriptor.TOP:
             docs = 0xFFFFFFFF - docs
         return list(zip(docs.tolist(), bits.astype(np.int32).view(F32).tolist(), strict=True)), found
 
@@ -627,9 +627,9 @@ def test_boolean(data: st.DataObject, seed: int, norms: bool) -> None:
     best = sorted(expected.items(), key=lambda hit: (-hit[1], hit[0]))
     for engine in both:
         ask = functools.partial(engine.boolean, clauses[:split], clauses[split:], minimum=minimum, accept=accept)
-        assert ask(mode=boolean.COUNT, limit=0) == ([], len(expected))
-        assert ask(mode=boolean.ALL, limit=limit) == (list(expected.items())[:limit], len(expected))
-        assert ask(mode=boolean.TOP, limit=limit) == (best[:limit], len(expected))
+        assert ask(mode=descriptor.COUNT, limit=0) == ([], len(expected))
+        assert ask(mode=descriptor.ALL, limit=limit) == (list(expected.items())[:limit], len(expected))
+        assert ask(mode=descriptor.TOP, limit=limit) == (best[:limit], len(expected))
 
 
 # --- phrases -----------------------------------------------------------------------------------------------
@@ -771,8 +771,8 @@ class Fuzz:
         slop = int(rng.integers(1, 9))
         questions: list[Callable[[Engine], Any]] = [
             lambda engine: engine.boolean(clauses[:1], clauses[1:]),
-            lambda engine: engine.boolean(clauses[:2], clauses[2:], mode=boolean.TOP, limit=10),
-            lambda engine: engine.boolean([], clauses, minimum=2, mode=boolean.COUNT, limit=0),
+            lambda engine: engine.boolean(clauses[:2], clauses[2:], mode=descriptor.TOP, limit=10),
+            lambda engine: engine.boolean([], clauses, minimum=2, mode=descriptor.COUNT, limit=0),
             lambda engine: engine.phrase(words),
             lambda engine: engine.phrase(words, slop),
             lambda engine: engine.fill(rows),

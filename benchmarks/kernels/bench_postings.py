@@ -10,7 +10,7 @@ import pytest
 import quidditch_core as qc
 from benchmarks.conftest import word
 from quidditch_core.index import bm25, postings
-from quidditch_core.index.kernels import boolean, phrase, terms
+from quidditch_core.index.kernels import boolean, descriptor, phrase, terms
 from quidditch_core.segment import Segment, TermInfo, address, bitmap_words
 
 FIELD = "text"
@@ -66,17 +66,17 @@ def boolean_query(segment: Segment, ranks: tuple[int, ...], *, required: bool) -
     info = segment.fields[FIELD]
     factors = bm25.factors(bm25.average_length(info.sum_ttf, info.doc_count))
     field = segment.descriptor(FIELD)
-    query = np.zeros(boolean.Q_SLOTS + boolean.K_SLOTS * len(ranks), np.int64)
-    query[boolean.Q_REQUIRED if required else boolean.Q_OPTIONAL] = len(ranks)
-    query[boolean.Q_MINIMUM] = not required
-    query[[boolean.Q_DOCS, boolean.Q_MODE, boolean.Q_LIMIT]] = segment.docs, boolean.TOP, K
+    query = np.zeros(descriptor.Q_SLOTS + descriptor.K_SLOTS * len(ranks), np.int64)
+    query[descriptor.Q_REQUIRED if required else descriptor.Q_OPTIONAL] = len(ranks)
+    query[descriptor.Q_MINIMUM] = not required
+    query[[descriptor.Q_DOCS, descriptor.Q_MODE, descriptor.Q_LIMIT]] = segment.docs, descriptor.TOP, K
     for number, rank in enumerate(ranks):
         found = row(segment, rank)
         weight = int(np.float32(bm25.idf(found.df, info.doc_count)).view(np.uint32))
-        clause = query[boolean.Q_SLOTS + boolean.K_SLOTS * number :][: boolean.K_SLOTS]
-        clause[[boolean.K_KIND, boolean.K_FIELD, boolean.K_WEIGHT, boolean.K_TABLE]] = (
-            boolean.POSTINGS, field.address, weight, address(factors))
-        clause[boolean.K_TERM : boolean.K_TERM + len(found)] = found
+        clause = query[descriptor.Q_SLOTS + descriptor.K_SLOTS * number :][: descriptor.K_SLOTS]
+        clause[[descriptor.K_KIND, descriptor.K_FIELD, descriptor.K_WEIGHT, descriptor.K_TABLE]] = (
+            descriptor.POSTINGS, field.address, weight, address(factors))
+        clause[descriptor.K_TERM : descriptor.K_TERM + len(found)] = found
     return query, field, factors
 
 

@@ -19,13 +19,12 @@ from ..jit import Kernel
 from ..segment import Segment, address
 from . import postings, profiles, slices
 from .execute import accepted
-from .kernels import collector, count, intersection, union
-from .kernels.lists import K_SLOTS
+from .kernels import collector, count, descriptor, intersection, union
 from .plan import ONE, BoolPlan, NothingPlan, PhrasePlan, Plan, TermPlan, plan
 from .view import View
 
-_CLAUSE = 8 * K_SLOTS
-_HEADER = struct.Struct(f"<{union.Q_SLOTS}q")
+_CLAUSE = 8 * descriptor.K_SLOTS
+_HEADER = struct.Struct(f"<{descriptor.Q_SLOTS}q")
 _ROWS = 64 << 20
 """Bytes of scratch beyond which bounding every range costs more than it saves."""
 
@@ -150,14 +149,14 @@ class Prepared:
         """The ``limit`` best live documents; None where the view is too large, or the query too wide."""
         call = self._top
         if call is None:
-            call = self._top = self._describe(union.TOP)
+            call = self._top = self._describe(descriptor.TOP)
         return _run(call, limit if limit < self._docs else self._docs)
 
     def best_and_number(self, limit: int) -> tuple[Found | None, int | None]:
         """Both of :meth:`best` and :meth:`number`, in one pass where two would read the same."""
         if not self._is_counted_at_once():
             return self.best(limit), self.number()
-        found = _run(self._call(union.BOTH), limit if limit < self._docs else self._docs)
+        found = _run(self._call(descriptor.BOTH), limit if limit < self._docs else self._docs)
         return found, None if found is None else found.number
 
     def number(self) -> int | None:
@@ -168,7 +167,7 @@ class Prepared:
             term = (self.shape.required or self.shape.optional)[0]
             self._frequency = self._view.document_frequency(term.field, term.term)
             return self._frequency
-        call = self._call(union.COUNT)
+        call = self._call(descriptor.COUNT)
         if call.any:
             return _count(call)
         found = _run(call, 0)
@@ -221,10 +220,10 @@ class Prepared:
             needed = len(clauses)
         else:
             needed = len(required)
-            terms = required if mode == union.COUNT and not any_ else required + optional
+            terms = required if mode == descriptor.COUNT and not any_ else required + optional
             bound = [view.bound(term.field, term.term) for term in terms]
             clauses = [_weighted(known.clauses, term) for known, term in zip(bound, terms, strict=True)]
-        floors = int(filters is None and mode == union.TOP)
+        floors = int(filters is None and mode == descriptor.TOP)
         keep: list[object] = [bound]
         text: list[bytes] = []
         most = docs = last = 0
@@ -251,7 +250,7 @@ class Prepared:
         if most * (docs >> 8) > _ROWS:
             return _TOO_WIDE
         header = bytearray(text[last])
-        header[8 * union.Q_NEXT : 8 * union.Q_NEXT + 8] = bytes(8)
+        header[8 * descriptor.Q_NEXT : 8 * descriptor.Q_NEXT + 8] = bytes(8)
         text[last] = bytes(header)
         descriptors = np.frombuffer(b"".join(text), np.uint8)
         keep.append(descriptors)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..segment import Segment, TermInfo, address, bit_count, bitmap_of, bitmap_words, docs_of, full_bitmap
 from . import bm25, columns, filters, ids, postings
 from .kernels import boolean as kernel
+from .kernels import descriptor
 from .kernels import phrase as phrase_kernel
 from .plan import (
     AllPlan,
@@ -293,11 +294,11 @@ class _Boolean:
         required = [clause for clause in must if clause is not None]
         clauses = required + optional
         self._sizes = [size for size, _ in required] or [sum(size for size, _ in optional)]
-        query = np.zeros(kernel.Q_SLOTS + kernel.K_SLOTS * len(clauses), np.int64)
-        query[: kernel.Q_DOCS + 1] = (
+        query = np.zeros(descriptor.Q_SLOTS + descriptor.K_SLOTS * len(clauses), np.int64)
+        query[: descriptor.Q_DOCS + 1] = (
             len(required), len(optional), plan.minimum, 0 if accept is None else address(accept), segment.docs)
         for i, (_, slots) in enumerate(clauses):
-            at = kernel.Q_SLOTS + kernel.K_SLOTS * i
+            at = descriptor.Q_SLOTS + descriptor.K_SLOTS * i
             query[at : at + len(slots)] = slots
         self._query = query
         self._count = len(clauses)
@@ -310,20 +311,20 @@ class _Boolean:
             if info is None:
                 return None
             postings.need(self.segment, plan.field, info)
-            descriptor = self.segment.descriptor(plan.field)
-            self._keep += [descriptor, plan.factors]
-            return info.df, [kernel.POSTINGS, descriptor.address, _bits(plan.weight), address(plan.factors), 0, 0, 0,
+            field = self.segment.descriptor(plan.field)
+            self._keep += [field, plan.factors]
+            return info.df, [descriptor.POSTINGS, field.address, _bits(plan.weight), address(plan.factors), 0, 0, 0,
                              *info]
         found = scored(plan, self.segment, self._accept if isinstance(plan, ScorePlan) else None)
         return self._list(found, np.float32(0)) if found.docs.size else None
 
     def _list(self, found: Scored, score: np.float32) -> tuple[int, list[int]]:
         self._keep.append(found)
-        return found.docs.size, [kernel.LIST, 0, _bits(score), 0, address(found.docs),
+        return found.docs.size, [descriptor.LIST, 0, _bits(score), 0, address(found.docs),
                                  address(found.scores) if found.scores.size else 0, found.docs.size]
 
     def _run(self, mode: int, limit: int) -> NDArray[np.int64]:
-        self._query[kernel.Q_MODE], self._query[kernel.Q_LIMIT] = mode, limit
+        self._query[descriptor.Q_MODE], self._query[descriptor.Q_LIMIT] = mode, limit
         out = np.empty(2 + limit, np.int64)
         scratch = _scratch(kernel.scratch_bytes(self._count))
         if kernel.boolean(address(self._query), address(scratch), address(out)) < 0:
@@ -334,14 +335,14 @@ class _Boolean:
     def top(self, size: int) -> tuple[NDArray[np.int64], int]:
         """The best keys, and how many documents match."""
         size = min(size, self.segment.docs)
-        out = self._run(kernel.TOP, size)
+        out = self._run(descriptor.TOP, size)
         return out[2 : 2 + int(out[0])], int(out[1])
 
     def count(self) -> int:
-        return int(self._run(kernel.COUNT, 0)[1])
+        return int(self._run(descriptor.COUNT, 0)[1])
 
     def all(self) -> Scored:
-        out = self._run(kernel.ALL, min([self.segment.docs, *self._sizes]))
+        out = self._run(descriptor.ALL, min([self.segment.docs, *self._sizes]))
         pairs = out[2 : 2 + int(out[0])].view(np.uint32)
         return Scored(np.ascontiguousarray(pairs[::2]), np.ascontiguousarray(pairs[1::2]).view(np.float32))
 
@@ -372,8 +373,8 @@ def _phrase(plan: PhrasePlan, segment: Segment) -> tuple[NDArray[np.uint32], NDA
         group = groups.setdefault(term, len(groups)) if words.count(term) > 1 else -1
         rows += [offset, group, *info]
     limit = min(info.df for info in found)  # no more than there are documents: find() sees to it
-    descriptor = segment.descriptor(plan.field)
-    query = np.array([len(found), plan.slop, descriptor.address, limit, *rows], np.int64)
+    own = segment.descriptor(plan.field)
+    query = np.array([len(found), plan.slop, own.address, limit, *rows], np.int64)
     scratch = np.zeros(phrase_kernel.scratch_bytes(len(found)), np.uint8)
     docs, freqs = np.empty(limit, np.uint32), np.empty(limit, np.float32)
     written = np.zeros(1, np.int64)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..segment import Segment, TermInfo, address, bitmap_words
 from . import postings
 from .budget import Budget
-from .kernels import lists
+from .kernels import descriptor
 from .kernels import profile as kernel
 
 LEAST = 256
@@ -29,7 +29,7 @@ DRIFT = 1.25
 FORGIVEN = 1000
 """Documents that may be deleted before a profile is made again."""
 
-_CLAUSE = struct.Struct(f"<{lists.K_SLOTS}q")
+_CLAUSE = struct.Struct(f"<{descriptor.K_SLOTS}q")
 
 
 class Profile:
@@ -70,7 +70,7 @@ def profile_of(
         if 1 / DRIFT <= drift <= DRIFT and 0 <= dead - known.dead <= FORGIVEN:
             return known
     made = Profile(segment.docs, info.df, avgdl, dead)
-    clause = np.array([lists.POSTINGS, segment.descriptor(field).address, _bits(np.float32(1)), address(factors),
+    clause = np.array([descriptor.POSTINGS, segment.descriptor(field).address, _bits(np.float32(1)), address(factors),
                        0, 0, 0, *info, *[0] * 9], np.int64)
     scratch = np.empty(kernel.scratch_bytes(segment.docs), np.uint8)
     if kernel.profile(address(clause), 0 if live is None else address(live), segment.docs, address(scratch),
@@ -85,7 +85,7 @@ def clause_of(
     avgdl: np.float32, profile: Profile | None, dead: int,
 ) -> tuple[bytes, object]:
     """A term's clause for kernels, and what must live as long as it is used."""
-    slots = [lists.POSTINGS, segment.descriptor(field).address, _bits(weight), address(factors), 0, 0, 0, *info]
+    slots = [descriptor.POSTINGS, segment.descriptor(field).address, _bits(weight), address(factors), 0, 0, 0, *info]
     if profile is None:
         return _CLAUSE.pack(*slots, *[0] * 9), factors
     drift = float(avgdl / profile.avgdl)
@@ -99,7 +99,7 @@ def clause_of(
 
 def weighted(clause: bytes, weight: np.float32, offset: int = 0) -> bytes:
     """The clause with another weight, and a place in a phrase."""
-    at, place = 8 * lists.K_WEIGHT, 8 * lists.K_OFFSET
+    at, place = 8 * descriptor.K_WEIGHT, 8 * descriptor.K_OFFSET
     return b"".join((clause[:at], _bits(weight).to_bytes(8, "little"), clause[at + 8 : place],
                      offset.to_bytes(8, "little", signed=True), clause[place + 8 :]))
 

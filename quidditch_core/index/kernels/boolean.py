@@ -31,6 +31,29 @@ from quidditch_core.index.kernels.blocks import (
     cursor_open,
     has_headers,
 )
+from quidditch_core.index.kernels.descriptor import (
+    ALL,
+    K_COUNT,
+    K_FIELD,
+    K_KIND,
+    K_LIST,
+    K_SCORES,
+    K_SLOTS,
+    K_TABLE,
+    K_TERM,
+    K_WEIGHT,
+    LIST,
+    POSTINGS,
+    Q_ACCEPT,
+    Q_DOCS,
+    Q_LIMIT,
+    Q_MINIMUM,
+    Q_MODE,
+    Q_OPTIONAL,
+    Q_REQUIRED,
+    Q_SLOTS,
+    TOP,
+)
 from quidditch_core.jit import (
     bits_f32,
     ctz,
@@ -53,17 +76,6 @@ from quidditch_core.jit import (
 from quidditch_core.segment import F_NORMS
 
 WINDOW = 4096
-
-# Query descriptor: int64 slots, then the clauses, required ones first.
-Q_REQUIRED, Q_OPTIONAL, Q_MINIMUM, Q_ACCEPT, Q_DOCS, Q_MODE, Q_LIMIT = range(7)
-Q_SLOTS = 8
-# Clause: int64 slots. A list clause holds addresses of uint32 documents and float32 scores (0: W for all).
-K_KIND, K_FIELD, K_WEIGHT, K_TABLE, K_LIST, K_SCORES, K_COUNT, K_TERM = range(8)
-K_SLOTS = 16
-POSTINGS, LIST = 0, 1
-
-# Modes: the best LIMIT hits as keys; all hits as documents and scores; the number of hits only.
-TOP, ALL, COUNT = 0, 1, 2
 
 # Output: int64 [0] hits written, [1] hits found; keys or documents from byte 16.
 OUT_HEADER = 16

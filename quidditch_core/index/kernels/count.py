@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from quidditch_core.index.kernels.blocks import CORRUPT
+from quidditch_core.index.kernels.descriptor import K_SLOTS, Q_ACCEPT, Q_DOCS, Q_NEXT, Q_OPTIONAL, Q_SLOTS
 from quidditch_core.index.kernels.lists import (
-    K_SLOTS,
     L_BITMAP,
     L_BLOCKS,
     L_DF,
@@ -16,7 +16,6 @@ from quidditch_core.index.kernels.lists import (
     list_open,
     load_block,
 )
-from quidditch_core.index.kernels.union import Q_ACCEPT, Q_DOCS, Q_NEXT, Q_OPTIONAL, Q_SLOTS
 from quidditch_core.jit import (
     helper,
     kernel,

@@ -37,11 +37,25 @@ from quidditch_core.index.kernels.collector import (
     push,
     select,
 )
-from quidditch_core.index.kernels.lists import (
+from quidditch_core.index.kernels.descriptor import (
+    COUNT,
     K_FIELD,
     K_OFFSET,
     K_SLOTS,
     K_TERM,
+    Q_ACCEPT,
+    Q_BASE,
+    Q_DOCS,
+    Q_FILTERED,
+    Q_MODE,
+    Q_NEXT,
+    Q_OPTIONAL,
+    Q_PHRASE,
+    Q_REQUIRED,
+    Q_SLOTS,
+    TOP,
+)
+from quidditch_core.index.kernels.lists import (
     L_BITMAP,
     L_BLOCKS,
     L_CLAUSE,
@@ -65,23 +79,7 @@ from quidditch_core.index.kernels.lists import (
     score_of,
 )
 from quidditch_core.index.kernels.phrase import W_AT, W_CURRENT, W_END, W_LEFT, next_position
-from quidditch_core.index.kernels.union import (
-    COUNT,
-    FIRST,
-    Q_ACCEPT,
-    Q_BASE,
-    Q_DOCS,
-    Q_FILTERED,
-    Q_MODE,
-    Q_NEXT,
-    Q_OPTIONAL,
-    Q_PHRASE,
-    Q_REQUIRED,
-    Q_SLOTS,
-    S_LISTS,
-    TOP,
-    open_sparse,
-)
+from quidditch_core.index.kernels.union import FIRST, S_LISTS, open_sparse
 from quidditch_core.jit import (
     ctz,
     f32_bits,

@@ -27,6 +27,17 @@ from quidditch_core.index.kernels.blocks import (
     term_start,
     vertical_bytes,
 )
+from quidditch_core.index.kernels.descriptor import (
+    K_BITMAP,
+    K_FIELD,
+    K_RAISE,
+    K_RANGES,
+    K_RANKS,
+    K_TABLE,
+    K_TERM,
+    K_TOP,
+    K_WEIGHT,
+)
 from quidditch_core.jit import (
     bits_f32,
     helper,
@@ -63,14 +74,6 @@ from quidditch_core.simd import (
     u8x_float,
     u8x_load,
 )
-
-# Clause of a query descriptor: int64 slots. A list clause holds addresses of uint32 documents and float32 scores
-# (0: WEIGHT for all). A term's clause may have a profile (see profile.py): BITMAP and RANKS, RANGES and TOP, FLOORS.
-# RAISE and LOWER bring the profile's bounds to the statistics of the view. OFFSET is a term's place in a phrase.
-K_KIND, K_FIELD, K_WEIGHT, K_TABLE, K_LIST, K_SCORES, K_COUNT, K_TERM = range(8)
-K_BITMAP, K_RANKS, K_RANGES, K_TOP, K_FLOORS, K_RAISE, K_LOWER, K_OFFSET = range(15, 23)
-K_SLOTS = 24
-POSTINGS, LIST = 0, 1
 
 RANGE_SHIFT = 8
 """A range is 256 documents: what profiles know a term's best score of."""

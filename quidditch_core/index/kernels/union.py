@@ -31,10 +31,22 @@ from quidditch_core.index.kernels.collector import (
     push,
     select,
 )
-from quidditch_core.index.kernels.lists import (
+from quidditch_core.index.kernels.descriptor import (
+    BOTH,
     K_FLOORS,
     K_LOWER,
     K_SLOTS,
+    Q_ACCEPT,
+    Q_BASE,
+    Q_DOCS,
+    Q_FILTERED,
+    Q_FLOORS,
+    Q_MODE,
+    Q_NEXT,
+    Q_OPTIONAL,
+    Q_SLOTS,
+)
+from quidditch_core.index.kernels.lists import (
     L_BLOCK,
     L_BLOCKS,
     L_CLAUSE,
@@ -81,16 +93,6 @@ from quidditch_core.jit import (
     store_u64,
 )
 from quidditch_core.simd import f8x_add, f8x_at_least, f8x_load, f8x_mul, f8x_splat, f8x_store, u8x_float, u8x_widen
-
-# Descriptor of a query on one segment: int64 slots, then the clauses, required ones first. NEXT says how
-# many bytes on the next segment's descriptor begins (0: there is none), BASE which number this segment's first document
-# has in the view.
-Q_REQUIRED, Q_OPTIONAL, Q_MINIMUM, Q_ACCEPT, Q_DOCS, Q_MODE, Q_LIMIT, Q_BASE, Q_NEXT = range(9)
-# Whether the required terms are a phrase, the floors of profiles hold, and ACCEPT may leave whole ranges out.
-Q_PHRASE, Q_FLOORS, Q_FILTERED = 9, 10, 11
-Q_SLOTS = 16
-# Modes: the best hits; their number; both (of a union: only if the lists are MERGEABLE and few).
-TOP, COUNT, BOTH = 0, 2, 3
 
 WINDOW = 4096
 TOGETHER = WINDOW >> RANGE_SHIFT  # ranges of a window

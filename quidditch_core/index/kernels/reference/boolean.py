@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from quidditch_core.segment import F_NORMS, view
 
-from ..boolean import (
+from ..boolean import OUT_HEADER
+from ..descriptor import (
     ALL,
     K_COUNT,
     K_FIELD,
@@ -21,7 +22,6 @@ from ..boolean import (
     K_TERM,
     K_WEIGHT,
     LIST,
-    OUT_HEADER,
     Q_ACCEPT,
     Q_DOCS,
     Q_LIMIT,

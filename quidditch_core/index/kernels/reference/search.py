@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from quidditch_core.segment import view
 
 from ..collector import O_COUNT, O_FOUND, O_KEYS
-from ..lists import K_FIELD, K_OFFSET, K_SLOTS, K_TABLE, K_TERM, K_WEIGHT
-from ..profile import MARGIN, RANKS, ranges_of
-from ..union import (
+from ..descriptor import (
     COUNT,
+    K_FIELD,
+    K_OFFSET,
+    K_SLOTS,
+    K_TABLE,
+    K_TERM,
+    K_WEIGHT,
     Q_ACCEPT,
     Q_BASE,
     Q_DOCS,
@@ -24,6 +28,7 @@ from ..union import (
     Q_REQUIRED,
     Q_SLOTS,
 )
+from ..profile import MARGIN, RANKS, ranges_of
 from .blocks import Ints, common, corrupt_if_damaged, read_field, read_positions, read_postings, read_row
 from .boolean import F32, Clause, add_up, bm25
 from .phrase import Word, exact_frequencies
