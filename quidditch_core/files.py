@@ -26,7 +26,7 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol
 
 from quidditch_core.errors import StorageError
 
@@ -319,6 +319,9 @@ class OsFile:
                     fcntl.flock(fd, fcntl.LOCK_UN)
             finally:
                 os.close(fd)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file cannot be copied or pickled")  # two would close one descriptor
 
     def __del__(self) -> None:
         if _locked is not None:  # at the very end of the interpreter it may be, and the system closes the rest

@@ -505,7 +505,7 @@ def _scalar(query: Query, name: str, value: Any) -> Value:
     """The value as one of Python's own scalars: NumPy's numbers and dates are converted, NaN is refused."""
     if isinstance(value, str):
         _check_string(query, name, value)
-        return value
+        return str.__str__(value)  # not an enum's own name
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):

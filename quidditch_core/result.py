@@ -180,14 +180,22 @@ class SearchResult:
     @property
     def hits(self) -> list[Hit]:
         """The hits, best first."""
-        if not isinstance(self._hits, list):
-            self._max_score, self._hits = self._hits.max_score, self._hits.make()
-        return self._hits
+        hits = self._hits  # once: other threads may ask too
+        if not isinstance(hits, list):
+            self._max_score = hits.max_score
+            self._hits = hits = hits.make()
+        return hits
 
     @property
     def max_score(self) -> float | None:
         """The greatest score of any hit, also of those before this page."""
-        return self._max_score if isinstance(self._hits, list) else self._hits.max_score
+        hits = self._hits
+        return self._max_score if isinstance(hits, list) else hits.max_score
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """What is copied and pickled: hits that are made, and nothing of the index that they are from."""
+        self.hits  # noqa: B018
+        return None, {name: getattr(self, name) for name in self.__slots__}
 
     def to_dict(self) -> dict[str, Any]:
         """The response that OpenSearch would give."""

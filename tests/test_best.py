@@ -457,3 +457,19 @@ class _Spoiled:
 
 if __name__ == "__main__":
     damage(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def test_scores_that_float32_hardly_holds(tmp_path: Path) -> None:
+    """Bounds would be lost among numbers without all their bits, or become infinite: the exhaustive way holds."""
+    with write(tmp_path / "index", 3, segments=(2000,), deleted=0.0) as index, index.reader() as reader:
+        common, other, rare = (vocabulary(600)[at] for at in (0, 1, 200))
+        for boost in (1e-45, 1e-38, 1e37):
+            for query in (
+                q.Match("text", common, boost=boost), q.MatchPhrase("text", f"{common} {other}", boost=boost),
+                q.Bool(must=(q.Match("text", common, boost=boost), q.Match("text", other))),
+                q.Bool(should=(q.Match("text", rare, boost=boost), q.Match("text", other, boost=boost))),
+            ):
+                best_ones, found = exhaustive(query, reader.view, 2000)
+                result = index.search(query, size=2000, source=False, track_total_hits=True)
+                assert result.total.value == len(result) == found > 0
+                assert [hit.score for hit in result] == [score for score, _ in best_ones]

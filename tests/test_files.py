@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -260,6 +262,16 @@ def test_closed_file(tmp_path: Path) -> None:
         with pytest.raises(StorageError) as error:
             call()
         assert code(error) == errno.EBADF
+
+
+def test_an_open_file_has_no_copy(tmp_path: Path) -> None:
+    """It would close the descriptor of the first, or of whatever has its number by then."""
+    file = OS_FILES.open(str(tmp_path / "a"), "a")
+    for call in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="an open file"):
+            call(file)  # type: ignore[operator]
+    file.append(b"x")
+    file.close()
 
 
 @pytest.mark.parametrize(("number", "remedy"), [

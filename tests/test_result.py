@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import html.parser
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -174,3 +176,40 @@ def test_small_values_say_what_they_are() -> None:
     assert WriteResult("b1", 3, 1, 1, "created").seq_no == 3
     assert repr(Document("b1", {"n": 7}, 3, 1, 1)) == "Document('b1', {\"n\": 7}, seq_no=3, version=1)"
     assert str(Total(10_000, "gte")) == "at least 10,000"
+
+
+class _Lazy:
+    """Hits that belong to an index."""
+
+    max_score = 1.5
+
+    def __len__(self) -> int:
+        return 1
+
+    def make(self) -> list[Hit]:
+        return [Hit("b1", 1.5)]
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("what belongs to the index is not copied")
+
+
+def test_copies_have_hits_and_nothing_of_the_index() -> None:
+    for copied in (copy.copy, copy.deepcopy, lambda answer: pickle.loads(pickle.dumps(answer))):
+        answer = copied(SearchResult(Total(1), _Lazy(), took_ms=2.0, index="books"))
+        assert (answer.max_score, answer.index, answer.total) == (1.5, "books", Total(1))
+        assert [(hit.id, hit.score) for hit in answer] == [("b1", 1.5)]
+
+
+def test_two_threads_may_be_the_first_to_look() -> None:
+    class Slow(_Lazy):
+        @property
+        def max_score(self) -> float:  # type: ignore[override]
+            if not self.nested:
+                self.nested = True
+                assert len(answer.hits) == 1  # as by a thread that comes between
+            return 1.5
+
+        nested = False
+
+    answer = SearchResult(Total(1), Slow())
+    assert [hit.id for hit in answer.hits] == ["b1"]

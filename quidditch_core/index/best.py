@@ -100,9 +100,9 @@ class Found(msgspec.Struct, frozen=True):
 def shape_of(plan: Plan) -> Shape | None:
     """How the kernels of this module would run ``plan``; None if they cannot."""
     if type(plan) is TermPlan:
-        return Shape((), (plan,)) if plan.boost > 0 else None
+        return Shape((), (plan,)) if _is_usual(plan.boost) else None
     if type(plan) is PhrasePlan:
-        return Shape((), (), plan) if plan.slop == 0 and plan.boost > 0 else None
+        return Shape((), (), plan) if plan.slop == 0 and _is_usual(plan.boost) else None
     if type(plan) is not BoolPlan:
         return None
     must, should = plan.must, plan.should
@@ -114,14 +114,20 @@ def shape_of(plan: Plan) -> Shape | None:
     if any(type(clause) is NothingPlan for clause in must) or len(optional) < plan.minimum:
         return _NOTHING
     for clause in (*must, *optional):
-        if type(clause) is not TermPlan or not clause.boost > 0:
+        if type(clause) is not TermPlan or not _is_usual(clause.boost):
             return None
     if must:
         return Shape(must, optional, None, filters) if plan.minimum == 0 else None  # type: ignore[arg-type]
     return Shape((), optional, None, filters) if plan.minimum == 1 else None  # type: ignore[arg-type]
 
 
+def _is_usual(boost: np.float32) -> bool:
+    """Whether scores and their bounds stay far from what float32 cannot hold, or not with all its bits."""
+    return _LEAST < boost < _MOST  # type: ignore[return-value]
+
+
 _NOTHING = Shape((), ())
+_LEAST, _MOST = 2.0**-64, 2.0**64
 
 
 class Prepared:
