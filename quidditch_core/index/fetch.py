@@ -59,7 +59,7 @@ def _read(
     if stored and view.cold:
         from .prefetch import prefetch_stored
 
-        prefetch_stored(view.leaves, {leaf: [docs[at] for at in places] for leaf, places in by_leaf.items()})
+        prefetch_stored(view, leaves, docs)
     ids, sources = [""] * len(docs), [b""] * len(docs)
     for leaf, places in by_leaf.items():
         segment = view.leaves[leaf].segment

@@ -7,7 +7,7 @@ fetched here is when a kernel's caller needs it, a request each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,13 @@ from ..segment import DICTIONARY_BLOCK, Segment, address
 from ..tiering.remote import fetch as fetch_blobs
 from . import postings, store
 from .kernels import terms as kernels
-from .view import Leaf, View
+from .view import View
 
 WHOLE = 1 << 20
 """Bytes of a dictionary that is fetched whole where many of its terms may be shown."""
+
+REMEMBERED = 16384
+"""Queries of a view whose bytes are known to be here."""
 
 Range = tuple[int, int]
 
@@ -65,7 +68,21 @@ class _Sought:
 
 
 def prefetch(query: q.Query, request: SearchRequest | None, view: View) -> None:
-    """Rounds 1 and 2 of a search; ``request`` None: of a count."""
+    """Rounds 1 and 2 of a search; ``request`` None: of a count. What a view has fetched stays as long as the view."""
+    key = None if request is None else (request.sort, request.aggs, request.source.enabled, request.highlight is None)
+    try:
+        if (query, key) in view.prefetched:
+            return
+    except TypeError:  # a value that has no hash
+        _prefetch(query, request, view)
+        return
+    _prefetch(query, request, view)
+    if len(view.prefetched) >= REMEMBERED:
+        view.prefetched.clear()
+    view.prefetched.add((query, key))
+
+
+def _prefetch(query: q.Query, request: SearchRequest | None, view: View) -> None:
     sought = _Sought()
     try:
         _gather(query, view.mapping, sought)
@@ -89,14 +106,21 @@ def prefetch(query: q.Query, request: SearchRequest | None, view: View) -> None:
     rest.fetch()
 
 
-def prefetch_stored(leaves: Sequence[Leaf], docs: dict[int, list[int]]) -> None:
-    """Round 3: the stored documents ``docs`` of some leaves."""
+def prefetch_stored(view: View, leaves: list[int], docs: list[int]) -> None:
+    """Round 3: the stored documents of a page."""
+    key = tuple(leaves), tuple(docs)
+    if key in view.prefetched:
+        return
+    by_leaf: dict[int, list[int]] = {}
+    for leaf, doc in zip(leaves, docs, strict=True):
+        by_leaf.setdefault(leaf, []).append(doc)
     wanted = _Wanted()
-    for at, mine in docs.items():
-        segment = leaves[at].segment
+    for at, mine in by_leaf.items():
+        segment = view.leaves[at].segment
         if store.far_sections(segment) is not None:
             wanted.add(segment, "stored", stored_reader(segment).places(mine))
     wanted.fetch()
+    view.prefetched.add(key)
 
 
 # --- what a query reads ------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class View:
         self.evictions = profiles.BUDGET.evictions
         """Profiles that had been evicted when this view last looked."""
         self.cold = tuple([leaf for leaf in self.leaves if leaf.tier == "cold"])
+        self.prefetched: set[Any] = set()  # queries whose bytes of the cold tier are here
         self.used = 0.0  # when it was searched last, of perf_counter
         self._narrowed: dict[tuple[int, ...], View] = {}
 

@@ -55,12 +55,20 @@ class Memory:
             blob.resident += size
             self.used += size
             while self.used > self.limit and self._blobs:
-                _, found = self._blobs.popitem(last=False)
-                oldest = found()
-                if oldest is not None and not oldest.retired:
-                    oldest.retired = True
-                    self.used -= oldest.resident
-                    self.retired += 1
+                self._retire()
+
+    def empty(self) -> None:
+        """Retire all blobs."""
+        with self._mutex:
+            while self._blobs:
+                self._retire()
+
+    def _retire(self) -> None:
+        found = self._blobs.popitem(last=False)[1]()
+        if found is not None and not found.retired:
+            found.retired = True
+            self.used -= found.resident
+            self.retired += 1
 
     def drop(self, blob: RemoteBlob) -> None:
         """A blob that is going."""
