@@ -22,7 +22,7 @@ from quidditch_core import fields as field_types
 from quidditch_core.analysis import ANALYZERS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-GUIDES = ("mapping.md", "running.md", "searching.md", "writing.md")
+GUIDES = ("mapping.md", "running.md", "searching.md", "tiers.md", "writing.md")
 
 
 class Block(NamedTuple):

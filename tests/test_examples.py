@@ -29,6 +29,10 @@ SAYS = {
         "the reader still finds 100; the index finds 100", "'note number 7'", "another process finds 100",
         "refused:",
     ),
+    "06_tiers.py": (
+        "tiers: ['cold', 'hot', 'hot', 'hot']", "'2023-0'", "corrected: put right | documents: 2000",
+        "hot -> warm because hot holds more than 40000b",
+    ),
 }
 
 
