@@ -6,7 +6,9 @@ ways of the kernels run: compiled, and their NumPy references.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import pytest
 import quidditch_core as qc
 from quidditch_core import query as q
 from quidditch_core.index import best, execute, profiles, slices
+from quidditch_core.index import view as view_module
 from quidditch_core.index.kernels import count, intersection, profile, union
 from quidditch_core.index.plan import plan
 from quidditch_core.index.view import View
@@ -180,6 +183,32 @@ def test_several_threads_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         assert work is not None
         assert work.path == "union"
         assert work.postings
+
+
+def test_a_forked_child_has_threads_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "COST", 0)
+    write(tmp_path / "index", 7, segments=(50, 60), deleted=0.0, slices=2).close()
+    common = q.Match("text", vocabulary(1)[0])
+    with qc.open(tmp_path / "index", read_only=True) as index:
+        expected = index.count(common)
+        assert index.search(common, track_total_hits=True).total.value == expected > 0
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            with qc.open(tmp_path / "index", read_only=True) as again:
+                os._exit(again.search(common, track_total_hits=True).total.value != expected)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_equal_scores_come_in_order_however_their_sums_are_rounded(tmp_path: Path, path_of_kernels: str) -> None:
+    """A bound in float64 that is below a score in float32 leaves out no document that has this score."""
+    with qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1}) as index:
+        index.bulk([{"text": "sea whale", "title": "sea"} for _ in range(9000)])
+        index.flush()
+        with index.reader() as reader:
+            for step in range(60 if path_of_kernels == "compiled" else 3):
+                query = q.Match("title", "sea", boost=0.001 + step / 700) | q.Match("text", "whale", boost=7 + step / 9)
+                assert pruned(query, reader.view, 3) == exhaustive(query, reader.view, 3), query
 
 
 def test_what_a_thread_raises_reaches_the_search() -> None:
@@ -473,3 +502,15 @@ def test_scores_that_float32_hardly_holds(tmp_path: Path) -> None:
                 result = index.search(query, size=2000, source=False, track_total_hits=True)
                 assert result.total.value == len(result) == found > 0
                 assert [hit.score for hit in result] == [score for score, _ in best_ones]
+
+
+def test_what_is_remembered_of_queries_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_module, "_PREPARED", 200_000)
+    words = vocabulary(600)
+    with write(tmp_path / "index", 3, segments=(300, 200), deleted=0.0) as index, index.reader() as reader:
+        for start in range(100):
+            reader.search(q.Match("text", " ".join(words[start : start + 100])))
+            assert len(reader.view.prepared) < 5
+        for start in range(100):
+            reader.search(q.Match("text", words[start]))
+        assert len(reader.view.prepared) > 90

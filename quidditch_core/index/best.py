@@ -65,6 +65,10 @@ class Shape(NamedTuple):
     phrase: PhrasePlan | None = None
     filters: BoolPlan | None = None
 
+    @property
+    def terms(self) -> int:
+        return len(self.required) + len(self.optional) + (len(self.phrase.terms) if self.phrase is not None else 0)
+
 
 class Found(msgspec.Struct, frozen=True):
     """The output of a kernel: numbers about the search, then keys.
@@ -343,7 +347,8 @@ def prepared(query: q.Query, view: View) -> Ready | Plan:
     numbers = _has_numbers(query)
     if numbers is not None:
         made.exact = _exact(query) if numbers else None
-        view.remember(query, made, 0 if made.shape.filters is None else view.bases[-1] // 8)
+        bitmaps = 0 if made.shape.filters is None else view.bases[-1] // 8
+        view.remember(query, made, bitmaps + _CLAUSE * made.shape.terms * len(view.leaves))
     return made
 
 

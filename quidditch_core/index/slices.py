@@ -5,6 +5,7 @@ Threads pay only where a search takes long, and in kernels, which let go of the 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +50,16 @@ def each(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made
 
 _lock = threading.Lock()
 _made: list[Any] = []
+
+
+def _forget() -> None:
+    """In a forked child the threads are not there, and one that is not may hold the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _made.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _pool() -> Executor:

@@ -22,8 +22,8 @@ from .postings import find
 
 _CACHED = 16384
 """Terms, and queries, that a view remembers."""
-_BITMAPS = 16 << 20
-"""Bytes of bitmaps that remembered queries may hold."""
+_PREPARED = 64 << 20
+"""Bytes of descriptors and bitmaps that remembered queries may hold."""
 
 
 class BoundTerm(NamedTuple):
@@ -165,10 +165,10 @@ class View:
         return bound
 
     def remember(self, query: Query, made: Any, size: int) -> None:
-        """Keep what was made of a query, which holds bitmaps of ``size`` bytes."""
+        """Keep what was made of a query, which holds ``size`` bytes."""
         self.prepared[query] = made
         self._prepared_bytes += size
-        if len(self.prepared) >= _CACHED or self._prepared_bytes > _BITMAPS:
+        if len(self.prepared) >= _CACHED or self._prepared_bytes > _PREPARED:
             self.let_go()
 
     def let_go(self) -> None:

@@ -14,6 +14,8 @@ longer than that.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quidditch_core.index.kernels.blocks import CORRUPT
@@ -188,6 +190,12 @@ def add_postings(state: int, base: int, end: int, cells: int, touched: int, coun
     return count
 
 
+@inline_helper
+def unrounded(floor: Any) -> Any:
+    """The least float64 that may become ``floor`` when it is rounded to float32, or one below it."""
+    return np.float64(floor) * (1.0 - 2.0**-23)
+
+
 @helper
 def search_window(
     lists: int, bounds: int, count: int, first: int, last: int, query: int, totals: int, scratch: int, out: int,
@@ -201,7 +209,7 @@ def search_window(
     number = load_i64(query + 8 * Q_BASE)
     base = first << RANGE_SHIFT
     end = min(last << RANGE_SHIFT, docs)
-    floor = np.float64(floor_score(out))
+    floor = unrounded(floor_score(out))
     # What the lists up to each can add together, and the first without which the floor is out of reach.
     sum_ = 0.0
     essential = count
@@ -260,7 +268,7 @@ def search_window(
         score = load_f64(cells + 8 * cell)
         store_u64(cells + 8 * cell, UNTOUCHED)
         if probing:
-            floor = np.float64(floor_score(out))
+            floor = unrounded(floor_score(out))
             for j in range(essential - 1, -1, -1):
                 if score + load_f64(bounds + 8 * j) < floor:
                     break
