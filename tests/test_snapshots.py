@@ -364,9 +364,11 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(CorruptIndexError, match="not what the manifest says"):
         qc.restore(f"{url}#monday", tmp_path / "restored")
     assert not any(path.is_file() for path in (tmp_path / "restored").rglob("*"))
-    largest.write_bytes(raw[:-1])
-    with pytest.raises(CorruptIndexError, match="missing or has a wrong length"):
-        qc.restore(f"{url}#monday", tmp_path / "restored")
+    for other in (raw[:-1], raw + b"x"):
+        largest.write_bytes(other)
+        assert len(repository.verify("monday").problems) == 1
+        with pytest.raises(CorruptIndexError, match="missing or has a wrong length"):
+            qc.restore(f"{url}#monday", tmp_path / "restored")
     largest.unlink()
     assert len(repository.verify("monday").problems) == 1
     record = url / "snapshots" / "monday.json"
@@ -378,6 +380,10 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         record.write_bytes(whole[:at])
         with pytest.raises(CorruptIndexError):
             repository.snapshots()
+    with pytest.raises(CorruptIndexError):
+        repository.collect_garbage()
+    repository.delete("monday")
+    assert repository.snapshots() == [] == list((url / "blobs").iterdir())
 
 
 def test_damage_at_home_does_not_get_into_a_snapshot(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ class Repository:
         problems = []
         for blob in blobs.values():
             try:
+                self._check_size(blob)
                 for _ in _verified(self._pieces(blob), blob, self.url):
                     pass
             except CorruptIndexError as error:
@@ -227,18 +228,22 @@ class Repository:
     def _record(self, name: str) -> _Record:
         data = self._store.get(_key(name))
         if data is None:
-            raise NotFoundError("no such snapshot", path=name, found=f"nothing in {self.url}",
-                                fix="Repository.snapshots() lists them")
+            raise self._none(name)
         return _read(data, name)
+
+    def _none(self, name: str) -> NotFoundError:
+        return NotFoundError("no such snapshot", path=name, found=f"nothing in {self.url}",
+                             fix="Repository.snapshots() lists them")
 
     # Removing
 
     def delete(self, *names: str) -> list[str]:
         """Remove snapshots, and the blobs that no other one has; their SHA-256s. NotFoundError if one is not there."""
         for name in names:
-            self._record(name)
+            if self._store.size(_key(name)) is None:
+                raise self._none(name)
         for name in names:
-            self._store.delete(_key(name))
+            self._store.delete(_key(name))  # also one that is damaged
         return self.collect_garbage()
 
     def expire(
@@ -318,11 +323,7 @@ class Repository:
             raise IndexExistsError("the directory is not empty", path=directory, fix="choose another path")
         blobs = list(_blobs(manifest))
         for blob in blobs:
-            size = self._store.size(_blob_key(blob))
-            if size != blob.size:
-                raise CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=_blob_key(blob),
-                                        found="nothing" if size is None else f"{size} bytes",
-                                        expected=f"{blob.size} bytes", fix="restore another snapshot")
+            self._check_size(blob)
         ensure_directory(files, directory)
         tier = LocalTier(files, segments)
         written: list[str] = []
@@ -337,6 +338,13 @@ class Repository:
             raise
         manifests.commit(files, directory, msgspec.structs.replace(
             manifest, index_uuid=uuid.uuid4().hex, primary_term=manifest.primary_term + 1, log_generation=1))
+
+    def _check_size(self, blob: Blob) -> None:
+        size = self._store.size(_blob_key(blob))
+        if size != blob.size:
+            raise CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=_blob_key(blob),
+                                    found="nothing" if size is None else f"{size} bytes",
+                                    expected=f"{blob.size} bytes", fix="restore another snapshot")
 
     def _pieces(self, blob: Blob) -> Iterator[bytes]:
         for offset in range(0, blob.size, PIECE):
