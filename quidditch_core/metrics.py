@@ -13,6 +13,7 @@ read. Gauges are computed when they are read, by what registered them (an open i
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -65,10 +66,10 @@ class _Numbers:
         values = [0.0] * self._size
         with self._lock:
             if len(self._all) >= _FOLDED:
-                alive = [(thread, each) for thread, each in self._all if (t := thread()) is not None and t.is_alive()]
-                gone = [each for thread, each in self._all if (t := thread()) is None or not t.is_alive()]
+                living = [(t := thread()) is not None and t.is_alive() for thread, _ in self._all]
+                gone = [each for (_, each), lives in zip(self._all, living, strict=True) if not lives]
                 self._ended = [sum(column) for column in zip(self._ended, *gone, strict=True)]
-                self._all = alive
+                self._all = list(itertools.compress(self._all, living))
             self._all.append((weakref.ref(threading.current_thread()), values))
         return values
 
@@ -155,6 +156,7 @@ class Metric:
 
 _metrics: list[Metric] = []
 _gauges: weakref.WeakSet[Any] = weakref.WeakSet()
+_gauges_lock: Final = threading.Lock()
 
 LATENCY: Final = Metric("quidditch_query_latency_seconds", "Time of searches, with fetching.", ("index",), Histogram)
 QUERIES: Final = "quidditch_query_total"
@@ -179,10 +181,12 @@ class Watched:
 
     def __init__(self, gauges: Callable[[], Iterable[Gauge]]) -> None:
         self.gauges = gauges
-        _gauges.add(self)
+        with _gauges_lock:
+            _gauges.add(self)
 
     def end(self) -> None:
-        _gauges.discard(self)
+        with _gauges_lock:
+            _gauges.discard(self)
 
 
 def collect() -> list[Family]:
@@ -191,7 +195,9 @@ def collect() -> list[Family]:
     families[QUERIES] = Family(QUERIES, "counter", "Searches.", [
         Sample(QUERIES, sample.labels, sample.value) for sample in families[LATENCY.name].samples
         if sample.name.endswith("_count")])
-    for watched in list(_gauges):
+    with _gauges_lock:
+        watching = list(_gauges)
+    for watched in watching:
         for gauge in watched.gauges():
             family = families.setdefault(gauge.name, Family(gauge.name, gauge.kind, gauge.help, []))
             family.samples.append(Sample(gauge.name, gauge.labels, gauge.value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from pathlib import Path
 
@@ -84,6 +85,31 @@ def test_threads_lose_nothing_and_leave_nothing() -> None:
             thread.join()
     assert counter.read() == 40 * 10 * 100
     assert len(counter._numbers._all) <= 64 + 10
+
+
+def test_gauges_come_and_go_while_they_are_read() -> None:
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            metrics.Watched(list).end()
+
+    kept = [metrics.Watched(list) for _ in range(50)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(10_000):
+            metrics.collect()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+        for watched in kept:
+            watched.end()
 
 
 def test_prometheus_reads_both_forms() -> None:

@@ -195,6 +195,43 @@ def test_the_cache_may_be_deleted_under_load(store: CountingStore, cache: BlockC
     assert failed == []
 
 
+def test_the_cache_may_be_closed_under_load(tmp_path: Path) -> None:
+    """As at the end of a process whose threads still search: LMDB's memory stays until they have let go of it."""
+    pages = {b"%016d" % number: bytes(PAGE_SIZE) for number in range(20)}
+    failed: list[BaseException] = []
+
+    def use(cache: BlockCache, begun: threading.Event) -> None:
+        try:
+            while cache.on:
+                cache.give(pages)
+                begun.set()
+                assert set(cache.take(list(pages)).values()) <= {bytes(PAGE_SIZE)}
+        except BaseException as error:
+            failed.append(error)
+
+    for _ in range(15):
+        cache, begun = BlockCache(str(tmp_path / "blocks")), threading.Event()
+        threads = [threading.Thread(target=use, args=(cache, begun)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        begun.wait(10)
+        cache.close()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
+def test_a_blob_may_go_while_another_is_counted(store: CountingStore) -> None:
+    """The garbage collector may run wherever memory is allocated, and drop a blob."""
+    memory = Memory(1 << 20)
+    first, second = opened(store), opened(store)
+    memory.grow(first, 5000)
+    with memory._mutex:
+        memory.drop(first)
+    memory.grow(second, 100)
+    assert memory.used == 100
+
+
 def test_a_damaged_cache_file_costs_only_speed(store: CountingStore, tmp_path: Path) -> None:
     place = tmp_path / "blocks"
     cache = BlockCache(str(place))

@@ -22,7 +22,7 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -45,7 +45,8 @@ class BlockCache:
         self.budget = budget
         self._env: Any = None
         self._users = -1
-        self._mutex = threading.Lock()
+        self._idle = threading.Condition()
+        self._busy = 0  # calls that are using the environment
         self._touched: set[bytes] = set()
         self._off = False
         self.hits = self.misses = 0
@@ -62,9 +63,10 @@ class BlockCache:
         if not self.on:
             return found
         bad: list[bytes] = []
-        with self._trouble(), self._env.begin(db=self._pages, buffers=True) as reading:
+
+        def read(reading: Any) -> None:
             for key in keys:
-                value = reading.get(key)
+                value = reading.get(key, db=self._pages)
                 if value is None:
                     continue
                 data = bytes(value[12:])
@@ -72,10 +74,14 @@ class BlockCache:
                     found[key] = data
                 else:
                     bad.append(key)
+
+        def drop(writing: Any) -> None:
+            for key in bad:
+                self._drop(writing, key)
+
+        self._run(read)
         if bad:
-            with self._trouble(), self._env.begin(write=True) as writing:
-                for key in bad:
-                    self._drop(writing, key)
+            self._run(drop, write=True)
         if len(self._touched) < _TOUCHED:
             self._touched.update(found)
         self.hits += len(found)
@@ -84,25 +90,29 @@ class BlockCache:
 
     def give(self, pages: Mapping[bytes, bytes]) -> None:
         """Keep pages; the oldest go where they do not fit."""
-        if not self.on:
-            return
-        with self._trouble(), self._env.begin(write=True) as writing:
+
+        def put(writing: Any) -> None:
             for key, data in pages.items():
                 self._put(writing, key, data)
             self._evict(writing)
 
+        self._run(put, write=True)
+
     def clear(self) -> None:
         """Remove all pages."""
-        if self.on:
-            with self._trouble(), self._env.begin(write=True) as writing:
-                writing.drop(self._pages, delete=False)
-                writing.drop(self._ages, delete=False)
+
+        def drop(writing: Any) -> None:
+            writing.drop(self._pages, delete=False)
+            writing.drop(self._ages, delete=False)
+
+        self._run(drop, write=True)
 
     def close(self) -> None:
-        """Give the cache back; the last process to do so marks it as clean."""
-        with self._mutex:
+        """Give the cache back, when no thread uses it; the last process to do so marks it as clean."""
+        with self._idle:
             env, self._env = self._env, None
             users, self._users = self._users, -1
+            self._idle.wait_for(lambda: not self._busy)
         if env is None:
             return
         with suppress(OSError), self._guard():
@@ -158,15 +168,24 @@ class BlockCache:
             os.close(users)
         return True
 
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        """LMDB's errors turn the cache of this process off."""
+    def _run(self, work: Callable[[Any], None], *, write: bool = False) -> None:
+        """``work`` in a transaction, if the cache is on, which stays open meanwhile; LMDB's errors turn it off."""
+        with self._idle:
+            env = self._env
+            if env is None or self._off:
+                return
+            self._busy += 1
         import lmdb
 
         try:
-            yield
+            with env.begin(write=write, buffers=not write) as transaction:
+                work(transaction)
         except (lmdb.Error, OSError):
             self._off = True
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
 
     def _put(self, writing: Any, key: bytes, data: bytes) -> None:
         self._drop(writing, key)
@@ -256,6 +275,7 @@ def _forget() -> None:
         if cache._users >= 0:
             os.close(cache._users)
         cache._env, cache._users = None, -1
+        cache._idle, cache._busy = threading.Condition(), 0
     _open.clear()
 
 

@@ -42,7 +42,7 @@ class Memory:
         self.used = 0
         self.retired = 0
         """How many blobs were retired so far."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a blob may go, and be dropped, while one grows
         self._blobs: OrderedDict[int, weakref.ref[RemoteBlob]] = OrderedDict()
 
     def grow(self, blob: RemoteBlob, size: int) -> None:
