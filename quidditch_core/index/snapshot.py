@@ -242,9 +242,10 @@ class Repository:
         for name in names:
             if self._store.size(_key(name)) is None:
                 raise self._none(name)
-        for name in names:
-            self._store.delete(_key(name))  # also one that is damaged
-        return self.collect_garbage()
+        with self._alone() as since:
+            for name in names:
+                self._store.delete(_key(name))  # also one that is damaged
+            return self._remove_garbage(since)
 
     def expire(
         self, *, expire_after: str | float | None = None, min_count: int = 1, max_count: int | None = None,
@@ -267,31 +268,42 @@ class Repository:
 
     def collect_garbage(self) -> list[str]:
         """Remove blobs that neither a snapshot nor a running one has; their SHA-256s. ConflictError if others do so."""
-        mine = _Removing(since=time.time(), who=f"process {os.getpid()} of {os.uname().nodename}")
-        if not self._store.create(_GC, msgspec.json.encode(mine)):
+        with self._alone() as since:
+            return self._remove_garbage(since)
+
+    @contextmanager
+    def _alone(self) -> Iterator[float]:
+        """While nobody else removes blobs; since when, in seconds. ConflictError if somebody does."""
+        who = f"process {os.getpid()} of {os.uname().nodename}, {uuid.uuid4().hex}"
+        mine = _Removing(since=time.time(), who=who)
+        data = msgspec.json.encode(mine)
+        if not self._store.create(_GC, data):
             other = self._removing()
-            if other is not None:
-                raise ConflictError("somebody removes blobs of this repository", path=self.url, found=other.who,
-                                    fix="try again later")
-            self._store.delete(_GC)  # of one that died long ago
-            if not self._store.create(_GC, msgspec.json.encode(mine)):
-                return self.collect_garbage()
+            if other is None:
+                self._store.delete(_GC)  # of one that died long ago
+            if other is not None or not self._store.create(_GC, data):
+                raise ConflictError("somebody removes blobs of this repository", path=self.url,
+                                    found=other.who if other is not None else None, fix="try again later")
         try:
-            time.sleep(SETTLE)
-            needed = self._relied_on()  # first: one that ends now is among the snapshots, which are read next
-            needed |= {blob.sha256 for record in self._records().values() for blob in _blobs(record.manifest)}
-            removed = []
-            for key in self._store.list("blobs"):
-                name = key.removeprefix("blobs/")
-                if name in needed or not re.fullmatch("[0-9a-f]{64}", name):
-                    continue
-                if time.time() - mine.since > REMOVING_ENDS:
-                    break
-                self._store.delete(key)
-                removed.append(name)
-            return removed
+            yield mine.since
         finally:
-            self._store.delete(_GC)
+            if self._store.get(_GC) == data:
+                self._store.delete(_GC)
+
+    def _remove_garbage(self, since: float) -> list[str]:
+        time.sleep(SETTLE)
+        needed = self._relied_on()  # first: one that ends now is among the snapshots, which are read next
+        needed |= {blob.sha256 for record in self._records().values() for blob in _blobs(record.manifest)}
+        removed = []
+        for key in self._store.list("blobs"):
+            name = key.removeprefix("blobs/")
+            if name in needed or not re.fullmatch("[0-9a-f]{64}", name):
+                continue
+            if time.time() - since > REMOVING_ENDS:
+                break
+            self._store.delete(key)
+            removed.append(name)
+        return removed
 
     def _relied_on(self) -> set[str]:
         blobs: set[str] = set()
