@@ -194,8 +194,12 @@ class Prepared:
         if self._at_once is None:
             required, optional, phrase, _ = self.shape
             few = [self._view.document_frequency(term.field, term.term) for term in required or optional]
-            self._at_once = phrase is not None or (bool(few) and not self._is_one_term() and (
-                min(few) <= union.FEW if required else sum(few) <= union.FEW and len(few) <= union.MERGEABLE))
+            if phrase is not None or not few or self._is_one_term():
+                self._at_once = phrase is not None
+            elif required:
+                self._at_once = min(few) * profiles.DENSE <= self._docs  # else bitmaps are counted sooner
+            else:
+                self._at_once = sum(few) <= union.FEW and len(few) <= union.MERGEABLE
         return self._at_once
 
     def at_least(self) -> int:

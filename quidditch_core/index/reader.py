@@ -140,6 +140,7 @@ class Reader:
             raise QueryError("the page ends beyond the result window", path="size", found=request.from_ + request.size,
                              expected=f"from + size of at most {view.settings.max_result_window}",
                              fix="raise index.max_result_window")
+        track, highlight, profiled = request.track_total_hits, request.highlight, request.profile
         page: Page | BestPage | None = None
         ready: Ready | Plan | None = None
         aggregated = None
@@ -151,8 +152,8 @@ class Reader:
             if not request.size:
                 page = Page([], found, None, view, request)
         if page is None:
-            ready = prepared(query, view) if by_score(request) else ready or plan(query, view)
-        planned = time.perf_counter() if request.profile else 0.0
+            ready = prepared(query, view) if not request.sort or by_score(request) else ready or plan(query, view)
+        planned = time.perf_counter() if profiled else 0.0
         if page is None and not isinstance(ready, Plan):
             assert ready is not None
             page = collect_best(ready, view, request)
@@ -161,20 +162,20 @@ class Reader:
         if page is None:
             assert isinstance(ready, Plan)
             page = collect(ready, view, request)
-        searched = time.perf_counter() if request.profile else 0.0
-        total = None if request.track_total_hits is False else _total(page.found, request.track_total_hits)
-        if request.highlight is not None or request.source.enabled:
+        searched = time.perf_counter() if profiled else 0.0
+        total = None if track is False else _total(page.found, track)
+        if highlight is not None or request.source.enabled:
             result = SearchResult(total, page.make(), page.max_score, 0.0, aggregated, view.name)
         else:
             result = SearchResult(total, page, None, 0.0, aggregated, view.name)
-        if request.highlight is not None:
-            result.pre_tag, result.post_tag = request.highlight.options.pre_tag, request.highlight.options.post_tag
+        if highlight is not None:
+            result.pre_tag, result.post_tag = highlight.options.pre_tag, highlight.options.post_tag
         finished = time.perf_counter()
         result.took_ms = (finished - started) * 1000
         view.latency.observe(finished - started)
-        if request.profile:
+        if profiled:
             times = ((planned - started) * 1000, (searched - planned) * 1000, (finished - searched) * 1000)
-            counted = None if request.track_total_hits is False else page.found
+            counted = None if track is False else page.found
             result.profile = _profile(page, counted, times, granules_of(plan(query, view), view))
         return result
 

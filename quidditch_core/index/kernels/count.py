@@ -15,6 +15,7 @@ from quidditch_core.index.kernels.lists import (
     has_doc,
     list_open,
     load_block,
+    posting_of,
 )
 from quidditch_core.jit import (
     helper,
@@ -27,6 +28,8 @@ from quidditch_core.jit import (
     store_u64,
 )
 from quidditch_core.simd import u8x_add, u8x_and, u8x_last, u8x_load, u8x_or, u8x_popcount, u8x_prefix_sum, u8x_splat
+
+PROBE = 32  # postings that are read in the time of one look-up
 
 
 def scratch_bytes(clauses: int) -> int:
@@ -61,6 +64,20 @@ def count_bitmaps(lists: int, count: int, words: int, accept: int) -> int:
 
 
 @helper
+def largest(lists: int, count: int) -> int:
+    """The list that need not be read, because the others are so few that they are looked for in it; 0 if none is."""
+    total = 0
+    most = load_i64(lists)
+    for i in range(count):
+        state = load_i64(lists + 8 * i)
+        total += load_i64(state + 8 * L_DF)
+        if load_i64(state + 8 * L_DF) > load_i64(most + 8 * L_DF):
+            most = state
+    df = load_i64(most + 8 * L_DF)
+    return most if PROBE * (total - df) <= df else 0
+
+
+@helper
 def count_segment(query: int, bitmap: int, scratch: int) -> int:
     """Number of documents of one segment, or CORRUPT."""
     count = load_i64(query + 8 * Q_OPTIONAL)
@@ -82,7 +99,10 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
             others -= 1
             store_i64(lists + 8 * others, state)
     found = 0
-    if bitmaps == 1 and accept == 0:
+    whole = largest(lists, count) if bitmaps == 0 and accept == 0 and count > 1 else 0
+    if whole != 0:
+        found = load_i64(whole + 8 * L_DF)
+    elif bitmaps == 1 and accept == 0:
         found = load_i64(load_i64(lists) + 8 * L_DF)
     elif bitmaps > 0:
         found = count_bitmaps(lists, bitmaps, words, accept)
@@ -90,6 +110,8 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
         state = load_i64(lists + 8 * j)
         if count == 1 and accept == 0:
             return load_i64(state + 8 * L_DF)
+        if state == whole:
+            continue
         for block in range(load_i64(state + 8 * L_BLOCKS)):
             size = load_block(state, block)
             if size < 0:
@@ -99,6 +121,11 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
                 new = accept == 0 or has_doc(accept, doc)
                 for k in range(bitmaps):
                     new = new and not has_doc(load_i64(load_i64(lists + 8 * k) + 8 * L_BITMAP), doc)
+                if whole != 0:
+                    posting = posting_of(whole, doc)
+                    if posting == CORRUPT:
+                        return CORRUPT
+                    new = posting < 0
                 if new:
                     word = bitmap + 8 * (doc >> 6)
                     bits = load_u64(word)
@@ -107,6 +134,8 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
                     store_u64(word, bits | bit)
     for j in range(bitmaps, count):
         state = load_i64(lists + 8 * j)
+        if state == whole:
+            continue
         for block in range(load_i64(state + 8 * L_BLOCKS)):
             size = load_block(state, block)
             for i in range(size):
