@@ -162,6 +162,35 @@ def test_pruned_is_exhaustive(
                 break
 
 
+@pytest.mark.usefixtures("compiled")
+def test_long_lists_without_bitmaps(tmp_path: Path) -> None:
+    """Lists of many blocks, alike in length and not, are joined or looked up; counted, and cleared again."""
+    rng = random.Random(5)
+    words = vocabulary(160)
+    weights = [1 / (rank + 40) for rank in range(len(words))]
+    settings = {"index.refresh_interval": -1}
+    with qc.create(tmp_path / "index", {"properties": {"text": {"type": "text"}, "n": {"type": "integer"}}},
+                   settings=settings) as index:
+        texts = [" ".join(rng.choices(words, weights, k=4)) for _ in range(40_000)]
+        index.bulk([{"text": text, "n": rng.randrange(10)} for text in texts])
+        index.refresh()
+        index.merge(max_segments=1)
+        with index.reader() as reader:
+            view = reader.view
+            for asked in range(300):
+                some = " ".join(rng.choice(words) for _ in range(rng.randint(2, 3)))
+                near = " ".join(rng.choice(texts).split()[1:])
+                query: q.Query = (
+                    q.Match("text", some, operator="and"), q.Match("text", some), q.MatchPhrase("text", near),
+                    q.Bool(must=(q.Match("text", near, operator="and"),), filter=(q.Range("n", lt=4),)),
+                    q.Bool(must=(q.Match("text", some, operator="and"),), should=(q.Match("text", rng.choice(words)),)),
+                    q.Bool(should=(q.Match("text", some),), must_not=(q.Term("n", 3),), minimum_should_match=1),
+                )[asked % 6]
+                if best.prepare(plan(query, view), view) is not None:
+                    limit = rng.choice(DEPTHS)
+                    assert pruned(query, view, limit) == exhaustive(query, view, limit), (query, limit)
+
+
 def test_several_threads_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "COST", 0)
     segments = (900, 20, 1500, 300, 1)

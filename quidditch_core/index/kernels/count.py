@@ -12,7 +12,6 @@ from quidditch_core.index.kernels.lists import (
     L_DF,
     L_DOC_BUFFER,
     LIST_BYTES,
-    has_doc,
     list_open,
     load_block,
     posting_of,
@@ -27,9 +26,20 @@ from quidditch_core.jit import (
     store_i64,
     store_u64,
 )
-from quidditch_core.simd import u8x_add, u8x_and, u8x_last, u8x_load, u8x_or, u8x_popcount, u8x_prefix_sum, u8x_splat
+from quidditch_core.simd import (
+    u8x_add,
+    u8x_and,
+    u8x_last,
+    u8x_load,
+    u8x_or,
+    u8x_popcount,
+    u8x_prefix_sum,
+    u8x_splat,
+    u8x_store,
+)
 
 PROBE = 32  # postings that are read in the time of one look-up
+CLEAR = 4  # words that are cleared in the time of reading one posting again
 
 
 def scratch_bytes(clauses: int) -> int:
@@ -106,6 +116,7 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
         found = load_i64(load_i64(lists) + 8 * L_DF)
     elif bitmaps > 0:
         found = count_bitmaps(lists, bitmaps, words, accept)
+    postings = 0
     for j in range(bitmaps, count):
         state = load_i64(lists + 8 * j)
         if count == 1 and accept == 0:
@@ -116,22 +127,30 @@ def count_segment(query: int, bitmap: int, scratch: int) -> int:
             size = load_block(state, block)
             if size < 0:
                 return CORRUPT
+            postings += size
             for i in range(size):
                 doc = load_u32(state + L_DOC_BUFFER + 4 * i)
-                new = accept == 0 or has_doc(accept, doc)
+                at = 8 * (doc >> 6)
+                bit = np.uint64(1) << np.uint64(doc & 63)
+                if accept != 0:
+                    bit = bit & load_u64(accept + at)
                 for k in range(bitmaps):
-                    new = new and not has_doc(load_i64(load_i64(lists + 8 * k) + 8 * L_BITMAP), doc)
+                    bit = bit & ~load_u64(load_i64(load_i64(lists + 8 * k) + 8 * L_BITMAP) + at)
                 if whole != 0:
                     posting = posting_of(whole, doc)
                     if posting == CORRUPT:
                         return CORRUPT
-                    new = posting < 0
-                if new:
-                    word = bitmap + 8 * (doc >> 6)
-                    bits = load_u64(word)
-                    bit = np.uint64(1) << np.uint64(doc & 63)
-                    found += 1 if bits & bit == np.uint64(0) else 0
-                    store_u64(word, bits | bit)
+                    bit = bit if posting < 0 else np.uint64(0)
+                bits = load_u64(bitmap + at)
+                found += 1 if bits | bit != bits else 0
+                store_u64(bitmap + at, bits | bit)
+    if CLEAR * postings > words:
+        zero = u8x_splat(0)
+        for word in range(0, words & -4, 4):
+            u8x_store(bitmap + 8 * word, zero)
+        for word in range(words & -4, words):
+            store_u64(bitmap + 8 * word, np.uint64(0))
+        return found
     for j in range(bitmaps, count):
         state = load_i64(lists + 8 * j)
         if state == whole:

@@ -1,10 +1,10 @@
 """The best documents that hold all of some terms, and phrases among them.
 
-The rarest term leads: its blocks are decoded, and its documents are asked for in the other lists, the rarest first.
-Profiles say in which ranges of 256 documents all terms occur and what they can score there, so that most of the
-lead's documents are dropped before anything else is read: range by range, or for a short lead document by document. If
-even the rarest term is frequent, all have bitmaps, and
-the ranges are intersected word by word instead.
+The rarest term leads: its blocks are decoded, and its documents are asked for in the other lists, the rarest first. A
+list that is not much longer there is joined with them block by block instead. Profiles say in which ranges of 256
+documents all terms occur and what they can score there, so that most of the lead's documents are dropped before
+anything else is read: range by range, or for a short lead document by document. If even the rarest term is frequent,
+all have bitmaps, and the ranges are intersected word by word instead.
 
 A phrase is an intersection whose documents must also hold the terms at their offsets. Its frequency is at most that
 of its rarest word, which bounds its score.
@@ -57,6 +57,7 @@ from quidditch_core.index.kernels.descriptor import (
 )
 from quidditch_core.index.kernels.lists import (
     L_BITMAP,
+    L_BLOCK,
     L_BLOCKS,
     L_CLAUSE,
     L_DF,
@@ -69,6 +70,7 @@ from quidditch_core.index.kernels.lists import (
     RANGE_SHIFT,
     block_last,
     bound_at,
+    find_block,
     freq_at,
     has_doc,
     list_open,
@@ -93,6 +95,7 @@ from quidditch_core.jit import (
     popcount,
     store_f32,
     store_i64,
+    store_u8,
 )
 from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
 from quidditch_core.simd import (
@@ -113,14 +116,19 @@ WALK_BYTES = 8 * 8
 UNSOUGHT = -2
 SHORT = 12  # a lead of fewer documents than a segment has ranges, divided by this, is short
 
+LOOK_UP = 8  # postings that are joined in the time of one look-up
+WINDOW = 1 << 18
+
 S_CANDIDATES = S_LISTS  # int64 [128]: documents, then their places in the lead's block
-S_STATES = S_CANDIDATES + 16 * 128
+S_PLACES = S_CANDIDATES + 8 * 128
+S_SLOTS = S_PLACES + 8 * 128  # uint8 [WINDOW]: which candidate a document is, by its last bits
+S_STATES = S_SLOTS + WINDOW
 
 
 def scratch_bytes(clauses: int, docs: int) -> int:
     """Bytes of scratch for a query of ``clauses`` on a segment."""
     ranges = ((docs + 255) // 256 + 7) // 8 * 8
-    return S_STATES + clauses * (LIST_BYTES + 8 + WALK_BYTES + ranges) + 12 * ranges + 64
+    return S_STATES + clauses * (LIST_BYTES + 8 + WALK_BYTES + 8 * 128 + ranges) + 12 * ranges + 64
 
 
 @helper
@@ -416,14 +424,74 @@ def search_all_bitmaps(
 
 
 @helper
+def look_up(state: int, docs: int, places: int, found: int, postings: int) -> int:
+    """Keep those of ``found`` candidates that the list holds, each looked for by itself; their number or CORRUPT.
+
+    ``postings``: int64 [128], gets the number of the posting of each, by its place in the lead's block.
+    """
+    kept = 0
+    for i in range(found):
+        doc = load_i64(docs + 8 * i)
+        place = load_i64(places + 8 * i)
+        posting = posting_of(state, doc)
+        if posting == CORRUPT:
+            return CORRUPT
+        store_i64(docs + 8 * kept, doc)
+        store_i64(places + 8 * kept, place)
+        store_i64(postings + 8 * place, posting)
+        kept += 1 if posting >= 0 else 0
+    return kept
+
+
+@helper
+def join(state: int, first: int, end: int, docs: int, places: int, found: int, postings: int, slots: int) -> int:
+    """As ``look_up``, by way of all documents of the blocks ``first`` to ``end``.
+
+    Each candidate notes itself in the slot of its document. Slots are never cleared, so what one says is verified.
+    """
+    for i in range(found):
+        store_u8(slots + (load_i64(docs + 8 * i) & (WINDOW - 1)), i)
+    kept = 0
+    for block in range(first, end):
+        size = load_block(state, block)
+        if size < 0:
+            return CORRUPT
+        for i in range(size):
+            doc = load_u32(state + L_DOC_BUFFER + 4 * i)
+            at = load_u8(slots + (doc & (WINDOW - 1)))
+            if at < found and load_i64(docs + 8 * at) == doc:
+                place = load_i64(places + 8 * at)
+                store_i64(docs + 8 * kept, doc)
+                store_i64(places + 8 * kept, place)
+                store_i64(postings + 8 * place, 128 * block + i)
+                kept += 1
+    return kept
+
+
+@helper
+def keep_held(state: int, scratch: int, found: int, postings: int) -> int:
+    """``look_up`` or ``join``, whichever is sooner."""
+    docs = scratch + S_CANDIDATES
+    first = load_i64(docs)
+    last = load_i64(docs + 8 * (found - 1))
+    blocks = load_i64(state + 8 * L_BLOCKS)
+    block = find_block(state, max(0, load_i64(state + 8 * L_BLOCK)), first)
+    behind = block + (LOOK_UP * found >> 7)
+    if last - first >= WINDOW or (behind < blocks and block_last(state, behind) < last):
+        return look_up(state, docs, scratch + S_PLACES, found, postings)
+    end = min(find_block(state, block, last) + 1, blocks)
+    return join(state, block, end, docs, scratch + S_PLACES, found, postings, scratch + S_SLOTS)
+
+
+@helper
 def search_lead(
-    lists: int, walks: int, required: int, count: int, query: int, totals: int, scratch: int, out: int,
+    lists: int, walks: int, joined: int, required: int, count: int, query: int, totals: int, scratch: int, out: int,
 ) -> int:
     """Follow the rarest required term; CORRUPT or 0."""
     accept = load_i64(query + 8 * Q_ACCEPT)
     pruned = load_i64(query + 8 * Q_MODE) == TOP
     docs = scratch + S_CANDIDATES
-    places = docs + 8 * 128
+    places = scratch + S_PLACES
     lead = load_i64(lists)
     first = 0
     for block in range(load_i64(lead + 8 * L_BLOCKS)):
@@ -471,22 +539,20 @@ def search_lead(
                 store_i64(places + 8 * kept, load_i64(places + 8 * i))
                 kept += 1 if has_doc(bitmap, doc) else 0
             found = kept
+        for j in range(1, required):
+            state = load_i64(lists + 8 * j)
+            if load_i64(state + 8 * L_BITMAP) == 0 and found > 0:
+                found = keep_held(state, scratch, found, joined + 8 * 128 * j)
+                if found < 0:
+                    return CORRUPT
         for i in range(found):
-            doc = load_i64(docs + 8 * i)
-            store_i64(walks + 8 * W_POSTING, 128 * block + load_i64(places + 8 * i))
-            together = True
+            place = load_i64(places + 8 * i)
+            store_i64(walks + 8 * W_POSTING, 128 * block + place)
             for j in range(1, required):
-                state = load_i64(lists + 8 * j)
-                posting = UNSOUGHT
-                if load_i64(state + 8 * L_BITMAP) == 0:
-                    posting = posting_of(state, doc)
-                    if posting == CORRUPT:
-                        return CORRUPT
-                    if posting < 0:
-                        together = False
-                        break
-                store_i64(walks + WALK_BYTES * j + 8 * W_POSTING, posting)
-            if together and hit(lists, walks, required, count, doc, query, totals, out) < 0:
+                bitmap = load_i64(load_i64(lists + 8 * j) + 8 * L_BITMAP)
+                store_i64(walks + WALK_BYTES * j + 8 * W_POSTING,
+                          load_i64(joined + 8 * 128 * j + 8 * place) if bitmap == 0 else UNSOUGHT)
+            if hit(lists, walks, required, count, load_i64(docs + 8 * i), query, totals, out) < 0:
                 return CORRUPT
     return 0
 
@@ -507,7 +573,8 @@ def intersection(query: int, scratch: int, out: int, limit: int) -> int:
         states = scratch + S_STATES
         lists = states + LIST_BYTES * count
         walks = lists + 8 * count
-        rows = walks + WALK_BYTES * count
+        joined = walks + WALK_BYTES * count
+        rows = joined + 8 * 128 * count
         totals = (rows + ranges * count + 63) & -64
         for i in range(count):
             state = states + LIST_BYTES * i
@@ -535,7 +602,7 @@ def intersection(query: int, scratch: int, out: int, limit: int) -> int:
         if load_i64(lead + 8 * L_BITMAP) != 0:
             status = search_all_bitmaps(lists, walks, required, count, query, totals, out)
         else:
-            status = search_lead(lists, walks, required, count, query, totals, scratch, out)
+            status = search_lead(lists, walks, joined, required, count, query, totals, scratch, out)
         if status < 0:
             return CORRUPT
         behind = load_i64(query + 8 * Q_NEXT)

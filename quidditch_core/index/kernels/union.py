@@ -4,9 +4,10 @@ Profiles say what each term can score at most in each range of 256 documents, so
 the whole query. Ranges that cannot beat the floor are never decoded. The most promising ranges come first, to raise
 the floor; the others follow in document order, alone where few of them are left and sixteen together where many are.
 
-Within a window terms are split (MAXSCORE): the essential ones, without which no document can beat the floor, add
-their scores into cells; the others are asked only about documents that still can. Cells are float64, in which sums
-of a few float32 are exact, so a document's score does not depend on the order of its terms.
+Within a window terms add their scores into cells, those that can score most first. A document gets a cell when what
+it scores and what lesser terms can add may beat the floor, so the least terms give none (MAXSCORE), and loses it when
+that has become impossible. When few cells are left, the terms that are left are asked about their documents. Cells are
+float64, in which sums of a few float32 are exact, so a document's score does not depend on the order of its terms.
 
 Lists of few postings are merged document by document instead, since bounding every range of a large segment takes
 longer than that.
@@ -162,8 +163,14 @@ def floor_of(state: int, limit: int) -> int:
 
 
 @helper
-def add_postings(state: int, base: int, end: int, cells: int, touched: int, count: int, out: int) -> int:
-    """Add a list's scores in [base, end) to the cells; how many cells are touched now, or CORRUPT."""
+def add_postings(
+    state: int, base: int, end: int, cells: int, touched: int, count: int, least: Any, out: int,
+) -> int:
+    """Add a list's scores in [base, end) to the cells; how many cells are touched now, or CORRUPT.
+
+    A cell that nothing was added to is touched only by a score of at least ``least``.
+    """
+    untouched = count == 0
     block = find_block(state, max(0, load_i64(state + 8 * L_BLOCK)), base)
     blocks = load_i64(state + 8 * L_BLOCKS)
     while block < blocks:
@@ -176,18 +183,61 @@ def add_postings(state: int, base: int, end: int, cells: int, touched: int, coun
         low = lower_bound(docs, size, base) if load_u32(docs) < base else 0
         last = load_u32(docs + 4 * (size - 1))
         high = size if last < end else lower_bound(docs, size, end)
+        if untouched and least > 0.0:
+            wanted = f8x_splat(np.float32(least) * np.float32(1.0 - 2.0**-20))
+            for j in range(low & -8, high, 8):
+                bits = np.uint64(f8x_at_least(f8x_load(state + L_SCORE_BUFFER + 4 * j), wanted))
+                while bits != np.uint64(0):
+                    i = j + ctz(bits)
+                    bits = bits & (bits - np.uint64(1))
+                    if low <= i < high:
+                        cell = load_u32(docs + 4 * i) - base
+                        store_u32(touched + 4 * count, cell)
+                        count += 1 if load_u64(cells + 8 * cell) == UNTOUCHED else 0
+                        store_f64(cells + 8 * cell, np.float64(load_f32(state + L_SCORE_BUFFER + 4 * i)))
+            low = high
         for i in range(low, high):
             cell = load_u32(docs + 4 * i) - base
             at = cells + 8 * cell
+            score = np.float64(load_f32(state + L_SCORE_BUFFER + 4 * i))
+            new = load_u64(at) == UNTOUCHED
+            hopeful = score >= least
             store_u32(touched + 4 * count, cell)
-            count += 1 if load_u64(at) == UNTOUCHED else 0
-            store_f64(at, load_f64(at) + np.float64(load_f32(state + L_SCORE_BUFFER + 4 * i)))
+            store_f64(at, load_f64(at) + score if hopeful or not new else -0.0)
+            count += 1 if hopeful and new else 0
         store_i64(out + 8 * O_BLOCKS, load_i64(out + 8 * O_BLOCKS) + 1)
         store_i64(out + 8 * O_POSTINGS, load_i64(out + 8 * O_POSTINGS) + high - low)
         if last + 1 >= end:
             break
         block += 1
     return count
+
+
+@helper
+def keep(cells: int, touched: int, count: int, least: Any) -> int:
+    """Keep the touched cells that hold ``least`` or more, and clear the others; how many are kept."""
+    kept = 0
+    for i in range(count):
+        cell = load_u32(touched + 4 * i)
+        score = load_f64(cells + 8 * cell)
+        store_u32(touched + 4 * kept, cell)
+        store_f64(cells + 8 * cell, score if score >= least else -0.0)
+        kept += 1 if score >= least else 0
+    return kept
+
+
+@helper
+def keep_accepted(cells: int, touched: int, count: int, base: int, accept: int) -> int:
+    """Keep the touched cells of accepted documents, and clear the others; how many are kept."""
+    kept = 0
+    for i in range(count):
+        cell = load_u32(touched + 4 * i)
+        store_u32(touched + 4 * kept, cell)
+        if has_doc(accept, base + cell):
+            kept += 1
+        else:
+            store_u64(cells + 8 * cell, UNTOUCHED)
+    return kept
 
 
 @inline_helper
@@ -229,47 +279,31 @@ def search_window(
     cells = scratch + S_CELLS
     touched = scratch + S_TOUCHED
     found = 0
-    for i in range(essential, count):
-        if i == 0 or load_f64(bounds + 8 * i) > load_f64(bounds + 8 * i - 8):
-            found = add_postings(load_i64(lists + 8 * i), base, end, cells, touched, found, out)
+    left = count
+    while left > 0:
+        state = load_i64(lists + 8 * (left - 1))
+        rest = load_f64(bounds + 8 * left - 16) if left > 1 else 0.0
+        if load_f64(bounds + 8 * left - 8) > rest:
+            if left <= essential and found * PROBE * docs < load_i64(state + 8 * L_DF) * (end - base):
+                break
+            found = add_postings(state, base, end, cells, touched, found, floor - rest, out)
             if found < 0:
                 return CORRUPT
-    rest = load_f64(bounds + 8 * essential - 8) if essential > 0 else 0.0
-    kept = 0
+        left -= 1
+        if left == essential and accept != 0:
+            found = keep_accepted(cells, touched, found, base, accept)
+        if left <= essential and left < count - 1:
+            found = keep(cells, touched, found, floor - rest)
     for i in range(found):
-        cell = load_u32(touched + 4 * i)
-        doc = base + cell
-        if (load_f64(cells + 8 * cell) + rest >= floor and (accept == 0 or has_doc(accept, doc))
-                and load_f32(totals + 4 * (doc >> RANGE_SHIFT)) >= np.float32(0.0)):
-            store_u32(touched + 4 * kept, cell)
-            kept += 1
-        else:
-            store_u64(cells + 8 * cell, UNTOUCHED)
-    if kept == 0:
-        return 0
-    probing = False
-    if essential > 0:
-        postings = 0
-        for i in range(essential):
-            postings += load_i64(load_i64(lists + 8 * i) + 8 * L_DF)
-        probing = kept * PROBE * essential * docs < postings * (end - base)
-        if not probing:
-            found = kept
-            for i in range(essential):
-                if i == 0 or load_f64(bounds + 8 * i) > load_f64(bounds + 8 * i - 8):
-                    found = add_postings(load_i64(lists + 8 * i), base, end, cells, touched, found, out)
-                    if found < 0:
-                        return CORRUPT
-            for i in range(kept, found):
-                store_u64(cells + 8 * load_u32(touched + 4 * i), UNTOUCHED)
-    for i in range(kept):
         cell = load_u32(touched + 4 * i)
         doc = base + cell
         score = load_f64(cells + 8 * cell)
         store_u64(cells + 8 * cell, UNTOUCHED)
-        if probing:
+        if load_f32(totals + 4 * (doc >> RANGE_SHIFT)) < np.float32(0.0):
+            continue
+        if left > 0:
             floor = unrounded(floor_score(out))
-            for j in range(essential - 1, -1, -1):
+            for j in range(left - 1, -1, -1):
                 if score + load_f64(bounds + 8 * j) < floor:
                     break
                 state = load_i64(lists + 8 * j)
