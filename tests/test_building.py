@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import Future
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -17,7 +19,10 @@ from numpy.typing import NDArray
 import quidditch_core as qc
 from quidditch_core.analysis.tokenizers import whole
 from quidditch_core.codec.v1 import sources
+from quidditch_core.index import builder
+from quidditch_core.index.kernels import ids as hashes
 from quidditch_core.index.kernels import strings, tokens
+from quidditch_core.index.slices import begin
 from quidditch_core.index.strings import Interner, joined
 from quidditch_core.jit import Kernel
 from quidditch_core.segment import address
@@ -122,6 +127,17 @@ def test_an_interner_grows(batches: list[list[bytes]], fold: bool) -> None:
     assert interner.memory < 300_000
 
 
+@given(st.lists(st.binary(min_size=1, max_size=300) | st.sampled_from([bytes(n) for n in (7, 8, 127, 128, 129, 512)])))
+def test_hashes_of_ids_are_those_of_hashlib(keys: list[bytes]) -> None:
+    data, ends = joined(keys)
+    scratch = np.empty(hashes.SCRATCH_BYTES, np.uint8)
+    for path in PATHS:
+        found = walled(len(keys), np.uint64)
+        assert call(hashes.hash_ids, path, data, ends, len(keys), hashes.ORDER, scratch, found) == 0
+        assert found.astype("<u8").tobytes() == b"".join([blake2b(key, digest_size=8).digest() for key in keys])
+        assert stands(found)
+
+
 Value = tuple[int, list[int]]
 """A document and the numbers of its tokens' strings."""
 
@@ -187,8 +203,11 @@ MAPPING = {"properties": {"id": {"type": "keyword", "index": False, "doc_values"
 WORDS = [f"w{number}" for number in range(3_000)]
 
 
-def test_threads_change_no_byte(tmp_path: Path) -> None:
-    """Enough tokens for several runs of the encoder, enough sources for several shares of the compressor."""
+def test_threads_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough tokens for several runs of the encoder, groups of the sort and batches that other threads analyse, enough
+    sources for several shares of the compressor."""
+    monkeypatch.setattr(builder, "BLOCK_TOKENS", 1 << 16)
+    monkeypatch.setattr(builder, "MANY", 1_000)
     rng = Random(7)
     docs = [{"text": " ".join(rng.choices(WORDS, k=30)), "tag": rng.choice(WORDS)} for _ in range(20_000)]
     files = set()
@@ -201,6 +220,52 @@ def test_threads_change_no_byte(tmp_path: Path) -> None:
             assert len(found) == 1
             files.add(found[0].read_bytes())
     assert len(files) == 1
+
+
+def test_what_threads_fail_to_analyse_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads run out of memory, and interrupts come while their work is awaited: nothing is lost."""
+    monkeypatch.setattr(builder, "CHUNK", 1)
+    begun = 0
+
+    def failing(work: Any, *given: Any) -> Future[Any]:
+        nonlocal begun
+        begun += 1
+        failed: Future[Any] = Future()
+        if begun % 3:
+            return begin(work, *given)
+        failed.set_exception(MemoryError("no room"))
+        return failed
+
+    monkeypatch.setattr(builder, "begin", failing)
+    rng = Random(9)
+    texts = [" ".join(rng.choices(WORDS, k=5)) for _ in range(2_000)]
+    settings = {"index.refresh_interval": -1, "thread_pool.write.size": 2}
+    with qc.create(tmp_path / "index", MAPPING, settings=settings) as index:
+        take = builder._Stream._take
+
+        def broken(stream: Any, part: Any, **given: Any) -> None:
+            raise KeyboardInterrupt
+
+        def again(docs: list[Any]) -> None:
+            for _ in range(10):
+                index.bulk(docs, id="id")
+
+        for number, at in enumerate(range(0, len(texts), 50)):
+            docs = [{"id": str(doc), "text": texts[doc], "tag": texts[doc][:2]} for doc in range(at, at + 50)]
+            if number % 4 == 3:
+                monkeypatch.setattr(builder._Stream, "_take", broken)
+                with pytest.raises(KeyboardInterrupt):
+                    again(docs)
+                monkeypatch.setattr(builder._Stream, "_take", take)
+            assert not index.bulk(docs, id="id").failed
+            if number % 5 == 0:
+                index.put(str(at), docs[0])
+        index.refresh()
+        assert begun > 50
+        assert index.count() == len(texts)
+        for word in WORDS[::100]:
+            found = {hit.id for hit in index.search(qc.query.Term("text", word), size=100).hits}
+            assert found == {str(doc) for doc, text in enumerate(texts) if word in text.split()}
 
 
 def test_tokens_are_narrow_or_wide(tmp_path: Path) -> None:

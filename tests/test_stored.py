@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ import quidditch_core as qc
 from quidditch_core.codec.v1 import sources, stored
 from quidditch_core.codec.v1.sources import Sources
 from quidditch_core.codec.v1.stored import CODECS, StoredCodec
+from quidditch_core.index.slices import begin
 from quidditch_core.segment import RamSections, Segment
 
 DEFAULT, BEST = CODECS["default"], CODECS["diagon_best_compression"]
@@ -189,21 +193,41 @@ def test_a_change_of_codec_takes_effect_at_the_next_merge(tmp_path: Path) -> Non
         assert index.search({"query": {"match": {"text": documents[5]["text"].split()[1]}}}).total.value > 0
 
 
+class Failing:
+    """Has other threads do something, every second time without success."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def __call__(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        self.begun += 1
+        if self.begun % 2:
+            return begin(work, *given)
+        failed: Future[Any] = Future()
+        failed.set_exception(MemoryError("no room"))
+        return failed
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("batches", [[1] * 9_000, [3_000] * 3, [1, 2_500, 1, 1, 3_000, 10, 3_487]])
-def test_sources_are_compressed_as_they_come(batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole batches and single documents; some are taken back, and an interrupt comes after any step of compressing."""
+def test_sources_are_compressed_as_they_come(
+    batches: list[int], threads: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole batches and single documents; some are taken back, threads fail, and an interrupt comes after any step of
+    compressing."""
     monkeypatch.setattr(sources, "SAMPLED", stored.DICTIONARY_MINIMUM + 10_000)
     monkeypatch.setattr(sources, "BATCH", 100_000)
     monkeypatch.setattr(sources, "JOINED", 5_000)
     documents = [document * 2 for document in words(3, 9_000)]
-    made = Sources(DEFAULT, 2)
+    failing = Failing()
+    made = Sources(DEFAULT, threads, failing)
     done = 0
 
-    def broken(frames: stored.Frames, part: stored.Documents) -> None:
-        add(frames, part)
+    def broken(frames: stored.Frames, part: stored.Encoded) -> None:
+        keep(frames, part)
         raise KeyboardInterrupt
 
-    add = stored.Frames.add
+    keep = stored.Frames.keep
     for number, count in enumerate(batches):
         for wanted in (count // 2, count):
             made.undo(done)
@@ -211,14 +235,15 @@ def test_sources_are_compressed_as_they_come(batches: list[int], monkeypatch: py
         done += count
         if count > 1 or number % 500 == 0:
             with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-                patch.setattr(stored.Frames, "add", broken)
+                patch.setattr(stored.Frames, "keep", broken)
                 made.settle()
             assert [made.read(doc) for doc in range(0, done, 7)] == documents[:done:7]
         made.settle()
-    assert made.memory < 0.6 * sum(map(len, documents))
     for _ in range(2):
         sections = RamSections()
         assert made.write(sections) == DEFAULT.name
         segment = whole(len(documents), sections)
         assert stored.dictionaries_of(segment)
         assert read(segment) == documents == [made.read(doc) for doc in range(len(documents))]
+        assert made.memory < 0.6 * sum(map(len, documents))
+    assert bool(failing.begun) == (threads > 1)

@@ -8,10 +8,11 @@ sorted, and a counting sort turns the stream of tokens into postings.
 from __future__ import annotations
 
 import itertools
+import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +26,25 @@ from ..mapping import FieldType, Mapping
 from ..segment import FieldInfo, RamSections, Segment, address, release, zeros
 from . import bm25
 from .columns import float_codes, write_column, write_exists
-from .ids import write_ids
+from .ids import id_hashes, write_ids
 from .inverted import Encoded, FieldWriter
 from .kernels import tokens as kernels
-from .slices import each
+from .slices import begin, each
 from .strings import Interner, joined
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 CHUNK = 1 << 18
 """Bytes of values that wait for the kernels."""
+JOBS = 4
+"""Batches whose values other threads turn into tokens at once."""
 BLOCK_TOKENS = 1 << 21
 """Tokens whose numbers are kept in one piece of memory, at most."""
 RUN = 1 << 18
 """Tokens that are encoded at once."""
+MANY = 10_000
+"""Ids whose hashes are worth another thread."""
 DROPPED = kernels.DROPPED
 DOCUMENT_BYTES = 300
 """What a document takes beside its source and its values: objects, entries of dictionaries, numbers."""
@@ -70,7 +78,7 @@ class Builder:
         self._threads = threads
         self._collectors: dict[str, Collector] = {}
         self._ids: list[bytes] = []
-        self._sources = Sources(codec, threads)
+        self._sources = Sources(codec, threads, begin)
         self._numbers = tuple(array("q") for _ in NUMBERS)
         self._kept = 0
         self._adding = False
@@ -107,7 +115,7 @@ class Builder:
         for name, found in values.items():
             collector = self._collectors.get(name)
             if collector is None:
-                collector = self._collectors[name] = _collector(mapping.fields[name])
+                collector = self._collectors[name] = _collector(mapping.fields[name], self._threads)
             collector.add(doc, found)
         return doc
 
@@ -129,7 +137,7 @@ class Builder:
         for column in columns:
             collector = self._collectors.get(column.field.name)
             if collector is None:
-                collector = self._collectors[column.field.name] = _collector(column.field)
+                collector = self._collectors[column.field.name] = _collector(column.field, self._threads)
             collector.extend(all_docs if column.rows is None else all_docs[column.rows], column.values)
         return first
 
@@ -165,11 +173,13 @@ class Builder:
         self._undo()
         sections = RamSections()
         size = self._kept
+        self._sources.settle(last=True)
+        hashes = begin(id_hashes, self._ids) if self._threads > 1 and size >= MANY else None
         fields = [collector.finish(sections, number, size, self._threads)
                   for number, (_, collector) in enumerate(sorted(self._collectors.items()))]
         numbers = np.stack([np.frombuffer(part, np.int64) if size else np.zeros(0, np.int64)
                             for part in self._numbers], axis=1)
-        write_ids(sections, self._ids)
+        write_ids(sections, self._ids, id_hashes(self._ids) if hashes is None else hashes.result())
         for column, name in enumerate(NUMBERS):
             sections.put_ints(name, numbers[:, column])
         codec = self._sources.write(sections)
@@ -180,13 +190,13 @@ NUMBERS = ("seq_no", "version", "primary_term")
 """Sections of the numbers of each document's operation."""
 
 
-def _collector(field: FieldType) -> Collector:
+def _collector(field: FieldType, threads: int) -> Collector:
     if not (field.index or field.doc_values) or (field.is_text and not field.index):
         return PresenceCollector(field)
     if field.is_text:
-        return TextCollector(field)
+        return TextCollector(field, threads)
     if field.is_keyword:
-        return KeywordCollector(field)
+        return KeywordCollector(field, threads)
     return NumberCollector(field)
 
 
@@ -214,12 +224,26 @@ class _Sorted(NamedTuple):
     lengths: NDArray[np.uint32]
 
 
-class _Stream:
-    """A field's values as tokens. Those of single documents wait until it is worth a call."""
+class _Job(NamedTuple):
+    """Values that another thread turns into tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, *, fold: bool) -> None:
-        self._tokenizer = tokenizer
+    docs: NDArray[np.uint32]
+    values: list[bytes]
+    bytes: int
+    made: Future[_Tokens]
+
+
+class _Stream:
+    """A field's values as tokens. Those of single documents wait until it is worth a call.
+
+    With several ``threads`` the values of a batch become tokens while the next batch is read.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, threads: int, *, fold: bool) -> None:
+        self._tokenizer, self._threads = tokenizer, threads
         self.interner = Interner(fold=fold)
+        self._lock = threading.Lock()  # held by who makes tokens
+        self._jobs: list[_Job] = []
         self._parts: list[_Tokens] = []
         self._values: list[bytes] = []
         self._docs: list[int] = []
@@ -228,7 +252,8 @@ class _Stream:
 
     @property
     def memory(self) -> int:
-        return (self._memory + 4 * self._waiting + 200 * len(self._values) + self.interner.memory
+        waiting = self._waiting + sum(job.bytes for job in self._jobs)
+        return (self._memory + 4 * waiting + 200 * len(self._values) + self.interner.memory
                 + TERM_BYTES * len(self.interner))
 
     def add(self, doc: int, values: list[str]) -> None:
@@ -242,31 +267,47 @@ class _Stream:
 
     def extend(self, docs: NDArray[np.uint32], values: list[bytes]) -> None:
         """Values of documents that come after those that wait."""
-        self.settle()
-        self._append(docs, values)
+        size = sum(map(len, values))
+        if self._threads > 1 and size >= CHUNK and not self._values:
+            self._finish_jobs(JOBS - 1)
+            self._jobs = [*self._jobs, _Job(docs, values, size, begin(self._tokens, docs, values))]
+        elif values:
+            self.settle()
+            self._take(self._tokens(docs, values))
 
     def undo(self, doc: int) -> None:
+        self._finish_jobs(0)
         _forget(doc, self._docs, self._values)
         self._parts = [part for part in self._parts if part.docs[0] < doc]
         self._memory = sum(part.memory for part in self._parts)
 
     def settle(self) -> None:
         """Turn the values that wait into tokens."""
+        self._finish_jobs(0)
         if self._values:
-            self._append(np.array(self._docs, np.uint32), self._values, settled=True)
+            part = self._tokens(np.array(self._docs, np.uint32), self._values)
+            self._take(part, settled=True)
 
-    def _append(self, docs: NDArray[np.uint32], values: list[bytes], *, settled: bool = False) -> None:
-        if not values:
-            return
-        data, ends = joined(values)
-        spans, counts = self._tokenizer.split(data, ends)
-        part = _Tokens(self.interner.intern(data, spans, self._room(spans.size)), counts, docs)
-        parts, memory = [*self._parts, part], self._memory + part.memory
+    def _finish_jobs(self, most: int) -> None:
+        """Take what other threads make, until ``most`` jobs are left. Where one failed, this thread tries again."""
+        while len(self._jobs) > most:
+            job = self._jobs[0]
+            part = job.made.result() if job.made.exception() is None else self._tokens(job.docs, job.values)
+            self._take(part, jobs=1)
+
+    def _take(self, part: _Tokens, *, jobs: int = 0, settled: bool = False) -> None:
+        parts, memory, left = [*self._parts, part], self._memory + part.memory, self._jobs[jobs:]
         # One step, so that an interrupt comes before or after it.
         if settled:
             self._parts, self._memory, self._values, self._docs, self._waiting = parts, memory, [], [], 0
         else:
-            self._parts, self._memory = parts, memory
+            self._parts, self._memory, self._jobs = parts, memory, left
+
+    def _tokens(self, docs: NDArray[np.uint32], values: list[bytes]) -> _Tokens:
+        data, ends = joined(values)
+        spans, counts = self._tokenizer.split(data, ends)
+        with self._lock:
+            return _Tokens(self.interner.intern(data, spans, self._room(spans.size)), counts, docs)
 
     def _room(self, tokens: int) -> NDArray[np.uint32]:
         """Memory for numbers of tokens: in large pieces, of which the kernel gives large pages."""
@@ -287,27 +328,48 @@ class _Stream:
         return _concatenated([part.ids for part in self._parts])
 
     @property
-    def tokens(self) -> int:
+    def size(self) -> int:
+        """Tokens in all."""
         return sum(part.ids.size for part in self._parts)
 
-    def totals(self) -> NDArray[np.int64]:
-        """How many tokens each string has."""
-        totals = np.zeros(len(self.interner), np.int64)
-        for part in self._parts:
-            kernels.tally(address(part.ids), part.ids.size, address(totals))
-        return totals
+    def totals(self) -> list[NDArray[np.int64]]:
+        """How many tokens each string has, in each of the groups in which threads sort them."""
 
-    def sort(self, ranks: NDArray[np.uint32], totals: NDArray[np.int64], size: int, gap: int) -> _Sorted:
-        """The tokens by the rank of their strings; ``totals``: tokens of each rank."""
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(totals)])
-        slots, lengths = starts.copy(), np.zeros(size, np.uint32)
+        def tally(group: list[_Tokens]) -> NDArray[np.int64]:
+            totals = np.zeros(len(self.interner), np.int64)
+            for part in group:
+                kernels.tally(address(part.ids), part.ids.size, address(totals))
+            return totals
+
+        return each(tally, self._groups())
+
+    def _groups(self) -> list[list[_Tokens]]:
+        """The parts in order, for each thread as many tokens."""
+        count = min(self._threads, 1 + self.size // BLOCK_TOKENS)
+        edges = itertools.accumulate((part.ids.size for part in self._parts), initial=0)
+        groups: list[list[_Tokens]] = [[] for _ in range(count)]
+        for edge, part in zip(edges, self._parts, strict=False):
+            groups[edge * count // max(1, self.size)].append(part)
+        return groups
+
+    def sort(self, ranks: NDArray[np.uint32], totals: list[NDArray[np.int64]], size: int, gap: int) -> _Sorted:
+        """The tokens by the rank of their strings; ``totals``: those of each rank, in each group."""
+        edges = np.cumsum(np.array(totals), axis=0)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(edges[-1])])
+        slots = starts[:-1] + edges - totals  # where the tokens of each group begin
+        lengths = np.zeros(size, np.uint32)
         shift = max(1, (size - 1).bit_length())
         if self._longest(gap) >> (kernels.WIDE - shift):
             shift = kernels.WIDE
         tokens = zeros(int(starts[-1]), np.uint64 if shift == kernels.WIDE else np.uint32)
-        for part in self._parts:
-            kernels.place(address(part.ids), address(part.counts), address(part.docs), part.docs.size, gap,
-                          address(ranks), address(slots), address(lengths), address(tokens), shift)
+
+        def place(number: int) -> None:
+            for part in groups[number]:
+                kernels.place(address(part.ids), address(part.counts), address(part.docs), part.docs.size, gap,
+                              address(ranks), address(slots[number]), address(lengths), address(tokens), shift)
+
+        groups = self._groups()
+        each(place, range(len(groups)))
         return _Sorted(tokens, shift, starts, lengths)
 
     def _longest(self, gap: int) -> int:
@@ -345,10 +407,10 @@ class PresenceCollector:
 class TextCollector:
     """Analysed values of one field."""
 
-    def __init__(self, field: FieldType) -> None:
+    def __init__(self, field: FieldType, threads: int) -> None:
         self._field = field
         self._analyzer: Analyzer = get_analyzer(field.analyzer or "standard")
-        self._stream = _Stream(self._analyzer.tokenizer, fold=self._analyzer.folds)
+        self._stream = _Stream(self._analyzer.tokenizer, threads, fold=self._analyzer.folds)
 
     @property
     def memory(self) -> int:
@@ -389,13 +451,13 @@ class TextCollector:
 class KeywordCollector:
     """Values of one field that are terms as they stand."""
 
-    def __init__(self, field: FieldType) -> None:
+    def __init__(self, field: FieldType, threads: int) -> None:
         self._field = field
-        self._stream = _Stream(get_analyzer("keyword").tokenizer, fold=False)
+        self._stream = _Stream(get_analyzer("keyword").tokenizer, threads, fold=False)
 
     @property
     def memory(self) -> int:
-        return self._stream.memory + (12 * self._stream.tokens if self._field.doc_values else 0)
+        return self._stream.memory + (12 * self._stream.size if self._field.doc_values else 0)
 
     def add(self, doc: int, values: list[Any]) -> None:
         self._stream.add(doc, values)
@@ -500,20 +562,20 @@ def _mapped(interner: Interner, analyzer: Analyzer) -> NDArray[np.uint32]:
 
 
 def _ranked(
-    interner: Interner, terms: NDArray[np.uint32], totals: NDArray[np.int64],
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+    interner: Interner, terms: NDArray[np.uint32], totals: list[NDArray[np.int64]],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], list[NDArray[np.int64]]]:
     """The numbers of the terms that occur, sorted; each string's rank among them; the tokens of each rank.
 
-    ``terms``: the term of each string. ``totals``: its tokens.
+    ``terms``: the term of each string. ``totals``: its tokens, in each group.
     """
-    occurs = (terms != DROPPED) & (totals > 0)
+    occurs = (terms != DROPPED) & (np.sum(totals, axis=0) > 0)
     present = np.zeros(len(interner), np.bool_)
     present[terms[occurs]] = True
     ordered = interner.ordered(np.flatnonzero(present).astype(np.uint32))
     rank = np.full(len(interner) + 1, DROPPED, np.uint32)
     rank[ordered] = np.arange(ordered.size, dtype=np.uint32)
     ranks = np.where(occurs, rank[np.where(occurs, terms, 0)], np.uint32(DROPPED))
-    by_rank = np.bincount(ranks[occurs], totals[occurs], ordered.size).astype(np.int64)
+    by_rank = [np.bincount(ranks[occurs], part[occurs], ordered.size).astype(np.int64) for part in totals]
     return ordered, ranks, by_rank
 
 

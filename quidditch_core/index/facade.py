@@ -46,9 +46,12 @@ from .disk import DiskWatch
 from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest
 from .places import Directory, Holding, Places, Source, places_of
 from .reader import Reader, SegmentInfo
+from .slices import begin
 from .view import Leaf, View
 
 if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
+    from concurrent.futures import Future
+
     from ..tiering.policy import Move
     from .check import Progress
     from .holding import Version
@@ -263,8 +266,11 @@ class Index:
                            "updated" if exists else "created")
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        """Operations: room for them, the lock while they are applied and logged, then their acknowledgement."""
+    def _writing(self, later: list[Future[None]] | None = None) -> Iterator[Writer]:
+        """Operations: room for them, the lock while they are applied and logged, then their acknowledgement.
+
+        ``later`` gets the acknowledgement that another thread waits for, if there may be one.
+        """
         writer = self._writable()
         self._disk.check(writer.settings)
         self._make_room(writer)
@@ -274,7 +280,10 @@ class Index:
                 yield writer
             finally:
                 ticket = writer.logged()
-        writer.log.acknowledge(ticket)
+        if later is None or writer.threads == 1:
+            writer.log.acknowledge(ticket)
+        else:
+            later.append(begin(writer.log.acknowledge, ticket))
         if writer.log_fills(FLUSH_AHEAD):
             self._wake()
 
@@ -313,14 +322,20 @@ class Index:
         failed: list[BulkFailure] = []
         position = patience = 0
         meter = inputs.Meter(len(docs) if isinstance(docs, list | tuple) else None, shown=progress)
+        acknowledged: list[Future[None]] = []
         try:
             for run in runs:
-                singly = self._bulk(run.docs, position, id, failed, singly=patience > 0)
+                later = acknowledged if run.full else None
+                singly = self._bulk(run.docs, position, id, failed, singly=patience > 0, later=later)
                 patience = patience - 1 if patience else PATIENCE if 2 * singly > len(run.docs) else 0
                 position += len(run.docs)
+                while len(acknowledged) > 1:
+                    acknowledged.pop(0).result()
                 meter.add(run)
         finally:
             meter.close()
+            for one in acknowledged:
+                one.result()
         indexed = position - len(failed)
         self._indexed.add(indexed)
         failed.sort(key=lambda failure: failure.position)
@@ -328,11 +343,12 @@ class Index:
 
     def _bulk(
         self, docs: list[Any], position: int, id: str | None, failed: list[BulkFailure], *, singly: bool,
+        later: list[Future[None]] | None,
     ) -> int:
         """Index a run of documents, logged as one batch; how many of them had to be read one by one."""
         mapping = self._writable().mapping
         read = None if singly else incoming.read(docs, id, mapping)  # before the lock is taken
-        with self._writing() as writer:
+        with self._writing(later) as writer:
             if read is not None and writer.mapping is mapping and writer.put_all(read, new=id is None):
                 return 0
             return self._put_some(writer, docs, position, id, failed, singly=singly)

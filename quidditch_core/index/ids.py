@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DocumentError
-from ..segment import RamSections, Segment
+from ..segment import RamSections, Segment, address
+from .kernels import ids as kernels
+from .strings import joined
 
 MAX_ID_BYTES = 512
+MANY = 64
+"""Ids that are worth a kernel."""
 
 
 def id_bytes(id: Any) -> bytes:
@@ -37,13 +41,16 @@ def id_hash(id: bytes) -> int:
 
 def id_hashes(keys: Sequence[bytes]) -> NDArray[np.int64]:
     """The hashes of many ids."""
-    digests = b"".join([blake2b(key, digest_size=8).digest() for key in keys])
-    return np.frombuffer(digests, "<i8").astype(np.int64, copy=False)
+    if len(keys) < MANY:
+        return np.array([id_hash(key) for key in keys], np.int64)
+    data, ends = joined(keys)
+    hashes, scratch = np.empty(len(keys), np.int64), np.empty(kernels.SCRATCH_BYTES, np.uint8)
+    kernels.hash_ids(address(data), address(ends), ends.size, address(kernels.ORDER), address(scratch), address(hashes))
+    return hashes
 
 
-def write_ids(sections: RamSections, ids: list[bytes]) -> None:
-    """Write ``ids`` (document order) and their index."""
-    hashes = id_hashes(ids)
+def write_ids(sections: RamSections, ids: list[bytes], hashes: NDArray[np.int64]) -> None:
+    """Write ``ids`` (document order), whose hashes are known, and their index."""
     ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
     _write(sections, b"".join(ids), ends, hashes)
 

@@ -32,6 +32,11 @@ class Run(NamedTuple):
     docs: list[Any]
     bytes: int
 
+    @property
+    def full(self) -> bool:
+        """Whether more may follow."""
+        return len(self.docs) >= RUN_DOCS or self.bytes >= RUN_BYTES
+
 
 def runs(docs: Any) -> Iterator[Run]:
     """The documents of whatever a bulk was given. DocumentError if it is nothing that has documents."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .view import View
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 COST = 500_000
 """Postings of a search below which one thread is as quick: handing work over costs some 50 us, and threads share no
@@ -46,6 +46,11 @@ def each(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made
         for other in others:
             other.exception()  # all have ended before what they read may go
     return [first, *(other.result() for other in others)]
+
+
+def begin(work: Callable[..., _Made], *given: Any) -> Future[_Made]:
+    """``work`` of ``given``, by another thread."""
+    return _pool().submit(work, *given)
 
 
 _lock = threading.Lock()

@@ -243,7 +243,7 @@ def train(documents: Iterable[Documents]) -> Dictionary | None:
         return None
 
 
-class _Encoded(NamedTuple):
+class Encoded(NamedTuple):
     """Frames one after another, their sizes, the first document of each, and the document after the last."""
 
     data: bytes | memoryview
@@ -258,10 +258,8 @@ class Frames:
     def __init__(self, codec: StoredCodec, dictionary: Dictionary | None, threads: int) -> None:
         if dictionary is not None:
             dictionary.precompute_compress(level=codec.level)
-        self.dictionary, self._unit, self._threads = dictionary, codec.unit, threads
-        self._compressor = zstandard.ZstdCompressor(level=codec.level, dict_data=dictionary, write_checksum=True,
-                                                    write_content_size=True, write_dict_id=True)
-        self._parts: list[_Encoded] = []
+        self.dictionary, self._codec, self._threads = dictionary, codec, threads
+        self._parts: list[Encoded] = []
 
     @property
     def docs(self) -> int:
@@ -273,16 +271,24 @@ class Frames:
         return sum(len(part.data) + 2 * part.sizes.nbytes for part in self._parts)
 
     def add(self, part: Documents) -> None:
-        """Encode documents in units as large as they may be; one that is larger is alone."""
+        """Encode documents and keep them."""
         if part.ends.size:
-            self._parts.append(self._encoded(part))
+            self.keep(self.encode(part, self.docs))
 
-    def _encoded(self, part: Documents) -> _Encoded:
+    def keep(self, part: Encoded) -> None:
+        """Keep the documents that come next."""
+        self._parts.append(part)
+
+    def encode(self, part: Documents, doc: int) -> Encoded:
+        """Encode documents, the first of them ``doc``, in units as large as they may be; one that is larger is alone.
+
+        Several threads may do so at once.
+        """
         stops = part.ends.tolist()
         edges = [0]  # first documents
         places = [0]  # and first bytes
         while edges[-1] < len(stops):
-            last = max(edges[-1] + 1, bisect_right(stops, places[-1] + self._unit, edges[-1]))
+            last = max(edges[-1] + 1, bisect_right(stops, places[-1] + self._codec.unit, edges[-1]))
             edges.append(last)
             places.append(stops[last - 1])
         units = np.array(edges, np.int64)
@@ -292,12 +298,15 @@ class Frames:
                for piece in (tables[4 * doc : 4 * last], data[start:stop])]
         starts = 4 * units + np.array(places, np.int64)
         segments = np.stack([starts[:-1], np.diff(starts)], axis=1)
-        found = self._compressor.multi_compress_to_buffer(
+        compressor = zstandard.ZstdCompressor(
+            level=self._codec.level, dict_data=self.dictionary, write_checksum=True, write_content_size=True,
+            write_dict_id=True)
+        found = compressor.multi_compress_to_buffer(
             zstandard.BufferWithSegments(b"".join(raw), segments.tobytes()),
             threads=min(self._threads, 1 + data.nbytes // _SHARE))
         frames: list[Any] = [found[at] for at in range(len(found))]
-        return _Encoded(gathered(frames).data, np.fromiter(map(len, frames), np.int64, len(frames)),
-                        self.docs + units[:-1], self.docs + len(stops))
+        return Encoded(gathered(frames).data, np.fromiter(map(len, frames), np.int64, len(frames)),
+                       doc + units[:-1], doc + len(stops))
 
     def read(self, doc: int) -> bytes:
         """A document that was added."""
@@ -327,7 +336,7 @@ class Frames:
             start, stop = int(places[begin]), int(places[end])
             if whole[begin]:
                 segment.sections.need("stored", start, stop - start)
-                self._parts.append(_Encoded(
+                self._parts.append(Encoded(
                     segment.sections.section("stored").data[start:stop].data, np.diff(places[begin : end + 1]),
                     edges[begin:end] - edges[begin] + self.docs, self.docs + int(edges[end] - edges[begin])))
             else:

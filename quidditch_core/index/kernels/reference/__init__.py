@@ -20,6 +20,7 @@ from .columns import (
     sum_numbers,
     with_any,
 )
+from .ids import hash_ids
 from .merge import gather
 from .phrase import phrase
 from .search import count_union, intersection, profile, union
@@ -48,6 +49,7 @@ __all__ = [
     "first_rows",
     "gather",
     "group",
+    "hash_ids",
     "in_range",
     "intern",
     "intersection",
