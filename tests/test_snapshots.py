@@ -30,9 +30,12 @@ from quidditch_core.errors import (
     StorageError,
     UnsupportedError,
 )
+from quidditch_core.files import OS_FILES
 from quidditch_core.index import snapshot as module
 from quidditch_core.index.snapshot import Repository, SnapshotInfo, expired
+from quidditch_core.tiering import cache, remote
 from quidditch_core.tiering.store import FsspecStore
+from quidditch_core.tiering.testing import CountingStore
 from tests import s3
 
 MAPPING = {"properties": {"text": {"type": "text"}, "n": {"type": "integer"}}}
@@ -148,6 +151,29 @@ def test_a_snapshot_is_searched_where_it_is(place: tuple[str, dict[str, Any]], t
                 call()
     with pytest.raises(NotFoundError):
         qc.open(f"{url}#tuesday", read_only=True, storage_options=options)
+
+
+def test_a_snapshot_opens_in_one_round_and_is_searched_in_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with filled(tmp_path / "books", 2000) as index:
+        index.snapshot(tmp_path / "repository", name="monday")
+        assert len(index.segments()) == 2
+        expected = contents(index)
+    far = CountingStore(FsspecStore(str(tmp_path / "repository")))
+    memory = remote.Memory(remote.MEMORY.limit)
+    monkeypatch.setattr(remote, "MEMORY", memory)
+    source = module.Searchable(Repository("", store=far), "monday")
+    with qc.Index(OS_FILES, source.url, hold=source.hold(), source=source) as there:
+        assert far.calls == {"get": 1, "read": 1}, "the snapshot, and tails and live masks together"
+        far.calls.clear()
+        assert contents(there) == expected
+        assert {*far.calls} == {"read"}
+        assert far.calls["read"] <= 3
+        memory.empty()
+        assert contents(there) == expected, "also when the memory was needed for something else"
+    cache.delete()
 
 
 def test_segments_of_all_tiers(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from . import ids, incoming, process, store
 from . import manifest as manifests
 from .background import Worker
 from .disk import DiskWatch
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest
+from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, LiveEntry, Manifest, SegmentEntry
 from .places import Directory, Holding, Places, Source, places_of
 from .reader import Reader, SegmentInfo
 from .slices import begin
@@ -51,6 +51,8 @@ from .view import Leaf, View
 
 if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
     from concurrent.futures import Future
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ..tiering.policy import Move
     from .check import Progress
@@ -205,7 +207,8 @@ class Index:
         self._closed = False
         self._closing = threading.RLock()
         self._following = threading.RLock()
-        self._opened: dict[tuple[str, str], Segment] = {}
+        self._opened: dict[_SegmentKey, Segment] = {}
+        self._masks: dict[_MaskKey, NDArray[np.uint64] | None] = {}
         if writer is not None:
             from .maintenance import Maintenance
 
@@ -809,11 +812,19 @@ class Index:
         assert self._source is not None
         manifest = hold.manifest
         places = self._source.places(manifest)
-        opened = {(entry.tier, entry.name): self._opened.get((entry.tier, entry.name))
-                  or store.open_segment(places, entry) for entry in manifest.segments}
-        leaves = [Leaf(opened[entry.tier, entry.name], store.read_live(places.hot, entry), entry.tier, entry.size)
+        segments, masks = dict(self._opened), dict(self._masks)
+        new = [entry for entry in manifest.segments if _segment_key(entry) not in segments]
+        masked = [entry for entry in manifest.segments if entry.live is not None and _mask_key(entry) not in masks]
+        ahead = store.read_ahead(places, new, [entry.live for entry in masked if entry.live is not None])
+        for entry in new:
+            segments[_segment_key(entry)] = store.open_segment(places, entry, ahead.get(entry.name))
+        for entry in masked:
+            assert entry.live is not None
+            masks[_mask_key(entry)] = store.read_live(places.hot, entry, ahead.get(entry.live.name))
+        self._opened = {key: segments[key] for key in map(_segment_key, manifest.segments)}
+        self._masks = {key: masks[key] for key in map(_mask_key, manifest.segments) if key[0] is not None}
+        leaves = [Leaf(segments[_segment_key(entry)], masks.get(_mask_key(entry)), entry.tier, entry.size)
                   for entry in manifest.segments]
-        self._opened = opened
         return View(leaves, Mapping.from_dict(manifest.mapping), Settings.from_dict(manifest.settings),
                     os.path.basename(self._directory))
 
@@ -841,6 +852,18 @@ class Index:
     def _manifest_seq_no(self) -> int:
         assert self._hold is not None
         return self._hold.manifest.max_seq_no
+
+
+_SegmentKey = tuple[str, str, str]
+_MaskKey = tuple[LiveEntry | None, int, int]
+
+
+def _segment_key(entry: SegmentEntry) -> _SegmentKey:
+    return entry.tier, entry.name, entry.sha256
+
+
+def _mask_key(entry: SegmentEntry) -> _MaskKey:
+    return entry.live, entry.docs, entry.live_docs
 
 
 def _directory(path: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..config import Tiers
 from ..errors import RequestError, SettingsError
@@ -12,6 +12,9 @@ from ..files import Files
 from ..tiering import HOT, Tier
 from ..tiering.local import LocalTier
 from .manifest import SEGMENTS_DIRECTORY, Hold, Manifest, generations, hold
+
+if TYPE_CHECKING:
+    from ..tiering.remote import RemoteTier
 
 WARM: Final = "warm"
 COLD: Final = "cold"
@@ -24,9 +27,10 @@ class Places:
     """
 
     def __init__(
-        self, files: Files, directory: str, index_uuid: str, tiers: Tiers, remote: Tier | None = None,
+        self, files: Files, directory: str, index_uuid: str, tiers: Tiers, remote: RemoteTier | None = None,
     ) -> None:
         self.tiers = tiers
+        self.remote = remote
         self._files = files
         self._uuid = index_uuid
         self.hot: Tier = remote or LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))

@@ -14,12 +14,10 @@ So whatever the order, one of the two sees the other: the snapshot waits, or the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
 import uuid
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -29,25 +27,22 @@ import msgspec
 from ..errors import (
     ConflictError,
     CorruptIndexError,
-    FormatError,
     IndexExistsError,
     InvalidNameError,
     NotFoundError,
     SettingsError,
 )
-from ..files import OS_FILES, Bytes, Files, ensure_directory
-from ..tiering import HOT, Span, Store
+from ..files import OS_FILES, Files, ensure_directory
+from ..tiering import Store
 from ..tiering.local import LocalTier
 from . import manifest as manifests
-from .manifest import SEGMENTS_DIRECTORY, LiveEntry, Manifest, SegmentEntry
-from .places import COLD, Places
+from .manifest import SEGMENTS_DIRECTORY, Manifest
+from .objects import Blob, blobs_of, decoded, framed, places_at, portable, received, searched, sent, unframed
+from .places import Places
 
 if TYPE_CHECKING:
     from .facade import Index
 
-FORMAT: Final = 0
-PIECE: Final = 8 << 20
-"""Bytes of a blob that are held at a time."""
 WAIT: Final = 60.0
 """Seconds that a snapshot waits for somebody who removes blobs."""
 SETTLE: Final = 2.0
@@ -58,10 +53,8 @@ PENDING_ENDS: Final = 7 * 86_400
 """Seconds after which a snapshot that has not ended is taken for dead, and its blobs may go."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,199}", re.ASCII)
-_HEADER = re.compile(rb"(quidditch-snapshot (\d+) (\d{12}) )([0-9a-f]{8})\n")
 _GC = "gc.json"
 
-Blob = LiveEntry | SegmentEntry
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -139,13 +132,12 @@ class Repository:
         if self._store.size(key) is not None:
             raise _exists(name, self.url)
         with index.committed() as (places, directory, manifest):
-            blobs = {blob.sha256: blob for blob in _blobs(manifest)}
-            manifest = msgspec.structs.replace(manifest, tiers={}, segments=tuple(
-                msgspec.structs.replace(segment, tier=HOT, keys=None) for segment in manifest.segments))
+            blobs = {blob.sha256: blob for blob in blobs_of(manifest)}
+            manifest = portable(manifest)
             with self._pending(blobs) as pending:
                 missing = [blob for blob in blobs.values() if self._store.size(_blob_key(blob)) != blob.size]
                 for blob in missing:
-                    self._store.put(_blob_key(blob), _verified(_pieces(places, blob), blob, directory))
+                    self._store.put(_blob_key(blob), sent(places, blob, directory))
                 info = SnapshotInfo(
                     name=name, index=os.path.basename(directory), created_ms=time.time_ns() // 1_000_000,
                     docs=sum(segment.live_docs for segment in manifest.segments),
@@ -153,7 +145,7 @@ class Repository:
                 if self._store.size(pending) is None:
                     raise ConflictError("the snapshot took so long that its blobs may have been removed", path=name,
                                         expected=f"at most {PENDING_ENDS} s", fix="make it again")
-                if not self._store.create(key, _encoded(_Record(info=info, manifest=manifest))):
+                if not self._store.create(key, framed("snapshot", _Record(info=info, manifest=manifest))):
                     raise _exists(name, self.url)
         return info
 
@@ -191,12 +183,12 @@ class Repository:
 
     def verify(self, name: str) -> SnapshotCheck:
         """Read every byte of a snapshot, and say what is missing or damaged. NotFoundError if there is none."""
-        blobs = {blob.sha256: blob for blob in _blobs(self._record(name).manifest)}
+        blobs = {blob.sha256: blob for blob in blobs_of(self._record(name).manifest)}
         problems = []
         for blob in blobs.values():
             try:
                 self._check_size(blob)
-                for _ in _verified(self._pieces(blob), blob, self.url):
+                for _ in received(self._store, _blob_key(blob), blob):
                     pass
             except CorruptIndexError as error:
                 problems.append(f"{blob.name}: {error}")
@@ -208,17 +200,7 @@ class Repository:
 
     def places(self, manifest: Manifest) -> Places:
         """Where the blobs of a snapshot are, for those who search it."""
-        from ..config import Tiers
-        from ..tiering.cache import shared
-        from ..tiering.remote import RemoteTier
-
-        keys = {blob.name: _blob_key(blob) for blob in _blobs(manifest)}
-
-        class Blobs(RemoteTier):
-            def key(self, name: str) -> str:
-                return keys[name]
-
-        return Places(OS_FILES, "", manifest.index_uuid, Tiers(), Blobs(self._store, "blobs", HOT, shared()))
+        return places_at(self._store, manifest, _blob_key)
 
     def _records(self) -> dict[str, _Record]:
         names = [key.removeprefix("snapshots/").removesuffix(".json") for key in self._store.list("snapshots")]
@@ -293,7 +275,7 @@ class Repository:
     def _remove_garbage(self, since: float) -> list[str]:
         time.sleep(SETTLE)
         needed = self._relied_on()  # first: one that ends now is among the snapshots, which are read next
-        needed |= {blob.sha256 for record in self._records().values() for blob in _blobs(record.manifest)}
+        needed |= {blob.sha256 for record in self._records().values() for blob in blobs_of(record.manifest)}
         removed = []
         for key in self._store.list("blobs"):
             name = key.removeprefix("blobs/")
@@ -333,7 +315,7 @@ class Repository:
         there = {*files.listdir(directory)} if files.exists(directory) else set()
         if there - {SEGMENTS_DIRECTORY} or (there and files.listdir(segments)):
             raise IndexExistsError("the directory is not empty", path=directory, fix="choose another path")
-        blobs = list(_blobs(manifest))
+        blobs = list(blobs_of(manifest))
         for blob in blobs:
             self._check_size(blob)
         ensure_directory(files, directory)
@@ -341,7 +323,7 @@ class Repository:
         written: list[str] = []
         try:
             for blob in blobs:
-                tier.write(blob.name, _verified(self._pieces(blob), blob, self.url))
+                tier.write(blob.name, received(self._store, _blob_key(blob), blob))
                 written.append(blob.name)
             tier.sync()
         except BaseException:
@@ -358,19 +340,13 @@ class Repository:
                                     found="nothing" if size is None else f"{size} bytes",
                                     expected=f"{blob.size} bytes", fix="restore another snapshot")
 
-    def _pieces(self, blob: Blob) -> Iterator[bytes]:
-        for offset in range(0, blob.size, PIECE):
-            yield from self._store.read([Span(_blob_key(blob), offset, min(PIECE, blob.size - offset))])
-
 
 class Searchable:
     """`Source` of a snapshot that is searched where it is; it never changes, and must not be deleted meanwhile."""
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.url = f"{repository.url}#{name}"
-        manifest = repository.manifest(name)
-        self.manifest = msgspec.structs.replace(manifest, segments=tuple(
-            msgspec.structs.replace(segment, tier=COLD) for segment in manifest.segments))
+        self.manifest = searched(repository.manifest(name))
         self._places = repository.places(self.manifest)
 
     def generation(self) -> int:
@@ -433,71 +409,16 @@ def _exists(name: str, url: str) -> ConflictError:
                          fix="choose another name, or delete it")
 
 
-def _blobs(manifest: Manifest) -> Iterator[Blob]:
-    for segment in manifest.segments:
-        yield segment
-        if segment.live is not None:
-            yield segment.live
-
-
-def _pieces(places: Places, blob: Blob) -> Iterator[bytes]:
-    tier = places.tier(blob.tier if isinstance(blob, SegmentEntry) else HOT)
-    opened = tier.open(blob.name, blob.size)
-    try:
-        for offset in range(0, blob.size, PIECE):
-            yield opened.pread(offset, min(PIECE, blob.size - offset))
-    finally:
-        opened.close()
-
-
-def _verified(pieces: Iterator[bytes], blob: Blob, where: str) -> Iterator[Bytes]:
-    """``pieces`` but for the last until it is known that they are the blob: who stores them stores no other."""
-    digest = hashlib.sha256()
-    held: bytes | None = None
-    for piece in pieces:
-        digest.update(piece)
-        if held is not None:
-            yield held
-        held = piece
-    if digest.hexdigest() != blob.sha256:
-        raise CorruptIndexError("a blob is not what the manifest says", path=f"{where}: {blob.name}",
-                                found=digest.hexdigest(), expected=blob.sha256,
-                                fix="restore the index from another snapshot or a replica")
-    if held is not None:
-        yield held
-
-
-def _encoded(record: _Record) -> bytes:
-    payload = msgspec.json.encode(record)
-    start = b"quidditch-snapshot %d %012d " % (FORMAT, len(payload))
-    return b"%b%08x\n%b" % (start, zlib.crc32(payload, zlib.crc32(start)), payload)
-
-
 def _read(data: bytes, name: str) -> _Record:
-    header = _HEADER.match(data)
-    payload = data[header.end() :] if header is not None else b""
-    if header is None or len(payload) != int(header[3]) or b"%08x" % zlib.crc32(
-            payload, zlib.crc32(header[1])) != header[4]:
-        raise CorruptIndexError("the snapshot is damaged", path=name, found=f"{len(data)} bytes",
-                                expected="a header with the length and checksum of what follows",
-                                fix="use another snapshot")
-    if int(header[2]) > FORMAT:
-        raise FormatError("snapshot of a newer format", path=name, found=int(header[2]), expected=f"at most {FORMAT}",
-                          fix="install a newer version of quidditch-core")
-    record: _Record = _decoded(payload, _Record, name)
-    problem = manifests.contradiction(record.manifest)
-    if problem is not None or record.info.name != name:
-        raise CorruptIndexError("the snapshot contradicts itself", path=name, found=problem or record.info.name,
+    record: _Record = unframed(data, "snapshot", _Record, name, "use another snapshot")
+    if record.info.name != name:
+        raise CorruptIndexError("the snapshot contradicts itself", path=name, found=record.info.name,
                                 fix="use another snapshot")
     return record
 
 
 def _decoded(data: bytes, kind: Any, key: str) -> Any:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptIndexError("an object of the repository is damaged", path=key, found=data[:80],
-                                expected=str(error), fix="use another snapshot, or remove the object") from error
+    return decoded(data, kind, key, "use another snapshot, or remove the object")
 
 
 def _seconds(age: str | float | None) -> float | None:

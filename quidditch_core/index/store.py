@@ -20,7 +20,7 @@ from ..codec.v1.stored import codec_named
 from ..errors import CorruptIndexError, StorageError
 from ..files import Blob, Bytes
 from ..segment import RamSections, Section, Sections, Segment
-from ..tiering import BlobInfo, Tier
+from ..tiering import BlobInfo, Span, Tier
 from . import live
 from .manifest import KeysEntry, LiveEntry, SegmentEntry
 from .places import COLD, Places
@@ -97,9 +97,21 @@ def write_keys(places: Places, name: str, segment: Segment, tail: bytes) -> Keys
     return KeysEntry(name=name, size=info.size, sha256=info.sha256, tail_offset=tails[0].offset, tail_crc=tails[0].crc)
 
 
-def open_segment(places: Places, entry: SegmentEntry) -> Segment:
-    """The segment of a manifest entry; its tail is read and verified now, from the hot tier if that has it."""
-    keys, tail = None, None
+def read_ahead(places: Places, entries: Sequence[SegmentEntry], masks: Sequence[LiveEntry]) -> dict[str, bytes]:
+    """Of an index that is remote as a whole: tails of segments, and live masks, by the names of their blobs, in one
+    round; of any other nothing."""
+    if places.remote is None:
+        return {}
+    key = places.remote.key
+    spans = {entry.name: Span(key(entry.name), entry.tail_offset, entry.size - entry.tail_offset) for entry in entries}
+    spans |= {mask.name: Span(key(mask.name), 0, mask.size) for mask in masks}
+    return dict(zip(spans, places.remote.store.read(list(spans.values())), strict=True)) if spans else {}
+
+
+def open_segment(places: Places, entry: SegmentEntry, tail: bytes | None = None) -> Segment:
+    """The segment of a manifest entry; its tail is verified now, and read, from the hot tier if that has it, unless it
+    is given."""
+    keys = None
     if entry.keys is not None:
         near = places.hot.open(entry.keys.name, entry.keys.size)
         keys = segment_file.read(near, entry.keys.name, tail_offset=entry.keys.tail_offset,
@@ -120,8 +132,8 @@ def open_segment(places: Places, entry: SegmentEntry) -> Segment:
 
 def far_sections(segment: Segment) -> segment_file.BlobSections | None:
     """The sections of a segment that are in a remote blob; None if it has none."""
-    sections = segment.sections.far if isinstance(segment.sections, Layered) else None
-    return sections if isinstance(sections, segment_file.BlobSections) else None
+    sections = segment.sections.far if isinstance(segment.sections, Layered) else segment.sections
+    return sections if segment.remote and isinstance(sections, segment_file.BlobSections) else None
 
 
 def fresh(segment: Segment) -> Segment:
@@ -131,10 +143,11 @@ def fresh(segment: Segment) -> Segment:
         if known is None:
             far = far_sections(segment)
             assert far is not None
-            assert isinstance(segment.sections, Layered)
             blob = segment.owner.fresh()  # type: ignore[attr-defined]
-            made = Segment(segment.key, segment.docs, segment.fields.values(),
-                           Layered(segment.sections.near, far.over(blob)), stored=segment.stored,
+            sections: Sections = far.over(blob)
+            if isinstance(segment.sections, Layered):
+                sections = Layered(segment.sections.near, sections)
+            made = Segment(segment.key, segment.docs, segment.fields.values(), sections, stored=segment.stored,
                            codec=segment.codec, owner=blob)
             made.remote = True
             made.cache["used"] = segment.cache["used"]
@@ -212,15 +225,17 @@ def write_live(tier: Tier, name: str, mask: NDArray[np.uint64], docs: int) -> Li
     return LiveEntry(name=name, size=info.size, sha256=info.sha256)
 
 
-def read_live(tier: Tier, entry: SegmentEntry) -> NDArray[np.uint64] | None:
-    """The live mask of a manifest entry; None if all documents live."""
+def read_live(tier: Tier, entry: SegmentEntry, data: bytes | None = None) -> NDArray[np.uint64] | None:
+    """The live mask of a manifest entry; None if all documents live. ``data``: its blob, if that was read."""
     if entry.live is None:
         return None
-    blob = tier.open(entry.live.name, entry.live.size)
-    try:
-        mask = live.decode(blob.pread(0, entry.live.size), entry.docs, entry.live.name)
-    finally:
-        blob.close()
+    if data is None:
+        blob = tier.open(entry.live.name, entry.live.size)
+        try:
+            data = blob.pread(0, entry.live.size)
+        finally:
+            blob.close()
+    mask = live.decode(data, entry.docs, entry.live.name)
     alive = int(np.bitwise_count(mask).sum())
     if alive != entry.live_docs:
         raise CorruptIndexError("live mask and manifest disagree", path=entry.live.name, found=f"{alive} live",
