@@ -51,6 +51,7 @@ from .view import Leaf, View
 
 if TYPE_CHECKING:  # what only writes and checks need is imported by them: a first answer need not wait for it
     from concurrent.futures import Future
+
     import numpy as np
     from numpy.typing import NDArray
 
