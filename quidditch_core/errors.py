@@ -19,6 +19,8 @@
     │   ├── IndexClosedError          use after close(), or after fork
     │   ├── ReadOnlyError             a write through a read-only index
     │   ├── LockError                 another writer holds the index
+    │   ├── PublishFenced             another writer publishes at this URL
+    │   ├── ReaderExpired             what a reader of a published index needs has been removed since
     │   ├── WriterFailedError         an earlier write to disk failed; reopen to go on
     │   └── DiskFullError             the disk is past the flood-stage watermark
     ├── CorruptIndexError             bytes on disk that fail their checksum or their bounds
@@ -146,6 +148,14 @@ class ReadOnlyError(StateError):
 
 class LockError(StateError):
     """Another writer holds the index; the message says which."""
+
+
+class PublishFenced(StateError):
+    """Another writer publishes at this URL; the message says which, and since when."""
+
+
+class ReaderExpired(StateError):
+    """A published index has moved on, and what this reader of it needs is not kept any longer."""
 
 
 class WriterFailedError(StateError):

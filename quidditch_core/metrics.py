@@ -163,6 +163,8 @@ QUERIES: Final = "quidditch_query_total"
 INDEXED: Final = Metric("quidditch_indexing_docs_total", "Documents put, updated or deleted.", ("index", "operation"),
                         Counter)
 MERGES: Final = Metric("quidditch_merge_total", "Merges that were published.", ("index",), Counter)
+PUBLISHED: Final = Metric("quidditch_publish_total", "Editions that were published.", ("index",), Counter)
+PUBLISHED_BYTES: Final = Metric("quidditch_publish_bytes_total", "Bytes that were sent for them.", ("index",), Counter)
 MERGED_DOCS: Final = Metric("quidditch_merge_docs_total", "Documents that merges wrote.", ("index",), Counter)
 
 

@@ -128,6 +128,6 @@ def test_the_settings_are_those_of_the_code() -> None:
 
 def test_every_error_is_explained() -> None:
     table = page("running.md").partition("\n## Errors\n")[2]
-    listed = set(re.findall(r"`(\w+Error)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    listed = set(re.findall(r"`([A-Z]\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
     raised = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert listed == raised - {"QuidditchError"}

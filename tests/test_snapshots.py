@@ -165,7 +165,7 @@ def test_a_snapshot_opens_in_one_round_and_is_searched_in_three(
     memory = remote.Memory(remote.MEMORY.limit)
     monkeypatch.setattr(remote, "MEMORY", memory)
     source = module.Searchable(Repository("", store=far), "monday")
-    with qc.Index(OS_FILES, source.url, hold=source.hold(), source=source) as there:
+    with qc.Index(OS_FILES, source.url, source=source) as there:
         assert far.calls == {"get": 1, "read": 1}, "the snapshot, and tails and live masks together"
         far.calls.clear()
         assert contents(there) == expected

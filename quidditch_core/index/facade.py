@@ -29,6 +29,7 @@ from ..errors import (
     MappingError,
     NotFoundError,
     QuidditchError,
+    ReaderExpired,
     ReadOnlyError,
     RequestError,
     SettingsError,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # what only writes and checks need is imported by them: a fir
     from ..tiering.policy import Move
     from .check import Progress
     from .holding import Version
+    from .publish import Publisher, PublishInfo
     from .snapshot import SnapshotInfo
     from .writer import Writer
 
@@ -67,6 +69,8 @@ PATIENCE = 15
 """Runs of a bulk that are indexed one by one, without another try, after one of which most had to be."""
 TIERING_INTERVAL = 60.0
 """Seconds after which an index with tiers looks for what should move."""
+REOPENINGS = 5
+"""How often an edition that expires while it is opened makes us look for a newer one."""
 FLUSH_AHEAD = 0.75
 """Share of the log's threshold at which a flush begins in the background; at the threshold writers wait for it."""
 
@@ -124,9 +128,10 @@ def open(
     path: str | os.PathLike[str], *, read_only: bool = False, lock_timeout: float = 0, tiers: Tiers | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> Index:
-    """Open an index, or to read only a snapshot where it is: ``URL#name``, with the ``storage_options`` of its URL.
+    """Open an index; or, to read only, what is published at a URL, or a snapshot, ``URL#name``, with the
+    ``storage_options`` of the URL.
 
-    With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed.
+    With ``read_only`` it takes no lock, and ``refresh`` shows what another process flushed, or published.
 
     A second writer waits ``lock_timeout`` seconds, then gets a LockError that names the first. The index knows its
     tiers, but not the storage options of the cold one, which come from the environment or with ``tiers``; ``tiers``
@@ -138,8 +143,14 @@ def open(
         from .snapshot import Repository, Searchable, place
 
         where, name = place(path)
-        source = Searchable(Repository(where, storage_options=storage_options), name)
-        return Index(OS_FILES, source.url, hold=source.hold(), source=source)
+        snapshot = Searchable(Repository(where, storage_options=storage_options), name)
+        return Index(OS_FILES, snapshot.url, source=snapshot)
+    if read_only and _is_published(os.fspath(path)):
+        from ..tiering.store import FsspecStore
+        from .publish import Published
+
+        published = Published(FsspecStore(os.fspath(path), storage_options))
+        return Index(OS_FILES, published.url, source=published)
     directory = _directory(path)
     if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not 0 <= lock_timeout <= 1e9:
         raise SettingsError("not a time to wait", path="lock_timeout", found=lock_timeout,
@@ -152,14 +163,19 @@ def restore(
     url: str | os.PathLike[str], path: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None,
     base_path: str = "",
 ) -> Index:
-    """Make an index at the directory ``path`` of a snapshot, ``URL#name``, and open it for writing.
+    """Make an index at the directory ``path`` of a snapshot, ``URL#name``, or of what is published at a URL, and open
+    it for writing.
 
     Raises NotFoundError, IndexExistsError, CorruptIndexError (then nothing is left at ``path``), StorageError.
     """
+    from ..tiering.store import FsspecStore
+    from .publish import restore_published
     from .snapshot import Repository, place
 
-    where, name = place(url)
     directory = _directory(path)
+    if "#" not in os.fspath(url) and restore_published(FsspecStore(os.fspath(url), storage_options), directory):
+        return open(directory)
+    where, name = place(url)
     Repository(where, storage_options=storage_options, base_path=base_path).restore(name, directory)
     return open(directory)
 
@@ -170,8 +186,7 @@ def _open(
 ) -> Index:
     """`open` on any `Files`."""
     if read_only:
-        source = Directory(files, directory, tiers)
-        return Index(files, directory, hold=source.hold(), tiers=tiers, source=source)
+        return Index(files, directory, tiers=tiers, source=Directory(files, directory, tiers))
     from .lock import WriterLock
     from .writer import Writer
 
@@ -195,8 +210,8 @@ class Index:
     """
 
     def __init__(
-        self, files: Files, directory: str, *, writer: Writer | None = None, hold: Holding | None = None,
-        background: bool = True, tiers: Tiers | None = None, source: Source | None = None,
+        self, files: Files, directory: str, *, writer: Writer | None = None, background: bool = True,
+        tiers: Tiers | None = None, source: Source | None = None,
     ) -> None:
         self._files = files
         self._tiers = tiers
@@ -204,7 +219,7 @@ class Index:
         self._directory = directory
         self._process = process.number
         self._writer = writer
-        self._hold = hold
+        self._hold: Holding | None = None
         self._closed = False
         self._closing = threading.RLock()
         self._following = threading.RLock()
@@ -215,8 +230,10 @@ class Index:
 
             self._maintenance = Maintenance(writer)
         else:
-            assert hold is not None
-            self._followed = Reader(self._view_of(hold))
+            self._hold, view = self._newest_view()
+            self._followed = Reader(view)
+        self._publishers: dict[str, Publisher] = {}
+        self._kept: dict[str, Publisher] = {}  # those that each flush goes to
         self._disk = DiskWatch(files, directory)
         name = os.path.basename(directory)
         self._indexed, self._deleted = (metrics.INDEXED.labels(name, of) for of in ("index", "delete"))
@@ -304,6 +321,8 @@ class Index:
             full = writer.memory_full
         if full:
             self._maintenance.flush()
+            if self._kept:
+                self._wake()
 
     def bulk(self, docs: Any, *, id: str | None = None, progress: bool = False) -> BulkReport:
         """Index many documents. A bad one is named in ``failed`` and the rest go on.
@@ -451,10 +470,16 @@ class Index:
             self._writer.refresh()
 
     def flush(self) -> None:
-        """Refresh, then write everything to disk; on return it survives a crash."""
+        """Refresh, then write everything to disk; on return it survives a crash.
+
+        Where `publish` was asked to go on with each flush it is published then, with the errors of `publish`.
+        """
         self._writable()
         self._maintenance.flush()
-        self._wake()
+        try:
+            self._publish_flushed()
+        finally:
+            self._wake()
 
     def merge(self, max_segments: int = 1) -> None:
         """Flush, then merge until at most ``max_segments`` remain, without deleted documents."""
@@ -641,12 +666,14 @@ class Index:
                                 {"index": name}, log.fsyncs, "counter")
 
     @contextmanager
-    def committed(self) -> Iterator[tuple[Places, str, Manifest]]:
+    def committed(self, *, flush: bool = True) -> Iterator[tuple[Places, str, Manifest]]:
         """The tiers, directory and manifest of the newest commit, after a flush; it stays as long as this is open."""
-        self._check()
-        self._at_home("kept in a snapshot", "copy the repository, or restore the snapshot")
-        if self._writer is not None:
-            self.flush()
+        if flush:
+            self._check()
+            self._at_home("kept in a snapshot", "copy the repository, or restore the snapshot")
+            if self._writer is not None:
+                self._maintenance.flush()
+                self._wake()
         with manifests.hold(self._files, self._directory) as held:
             tiers = self._tiers if self._writer is None else self._writer.places.tiers
             yield places_of(self._files, self._directory, held.manifest, tiers), self._directory, held.manifest
@@ -663,6 +690,55 @@ class Index:
         from .snapshot import Repository
 
         return Repository(url, storage_options=storage_options, base_path=base_path).snapshot(self, name)
+
+    def publish(
+        self, url: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None, take_over: bool = False,
+        retention: str | float | None = None, on_flush: bool | None = None,
+    ) -> PublishInfo:
+        """Flush, and make what there is visible at ``url``, to all who ``open(url, read_only=True)``.
+
+        What is there already is not sent again. Writing and searching go on. One open index publishes at a URL: any
+        other, a copy of it or itself when opened again, has to ``take_over``, after which the first is refused. What
+        newer editions dropped is kept for ``retention`` ("1h" until something else is asked for), then removed.
+        ``on_flush``: from now on do this with each flush (False: no longer), as long as this index is open; nothing of
+        it is stored.
+
+        Raises PublishFenced, IndexExistsError (another index is published there), ReadOnlyError, UnsupportedError (the
+        store overwrites), StoreError; then nobody sees anything of it, and the index is as it was.
+        """
+        from ..tiering.store import FsspecStore
+        from .publish import Publisher
+        from .snapshot import seconds
+
+        self._writable()
+        kept = seconds(retention, "retention")
+        store = FsspecStore(os.fspath(url), storage_options)
+        publisher = self._publishers.get(store.url)
+        if publisher is None:
+            publisher = self._publishers.setdefault(store.url, Publisher(store))
+        elif storage_options is not None:
+            publisher.use(store)
+        if kept is not None:
+            publisher.retention = kept
+        if on_flush is False:
+            self._kept.pop(store.url, None)
+        info = publisher.publish(self, take_over=take_over)
+        if on_flush:
+            self._kept[store.url] = publisher
+        return info
+
+    def _publish_flushed(self, *, merged: bool = True) -> None:
+        """Publish what was flushed wherever that was asked for, and what was ``merged``; the first error comes last."""
+        failed: QuidditchError | None = None
+        manifest = self._writable().manifest if self._kept else None
+        for publisher in list(self._kept.values()):
+            try:
+                if manifest is not None and publisher.lacks(manifest, merged=merged):
+                    publisher.publish(self, flush=False)
+            except QuidditchError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def check(self, *, progress: Progress | None = None) -> CheckReport:
         """Verify every byte and every fact of the newest commit, of the log, and of what searches see.
@@ -702,6 +778,7 @@ class Index:
         try:
             if writer.failure is None and not writer.log.failed:
                 self._maintenance.flush()
+                self._publish_flushed()
         finally:
             try:
                 writer.log.close()
@@ -782,6 +859,12 @@ class Index:
                 warnings.warn(f"quidditch: a merge in the background failed: {error}", RuntimeWarning, stacklevel=1)
 
         self._tier_as_asked()
+        if self._closed:  # which publishes itself
+            return
+        try:
+            self._publish_flushed(merged=False)
+        except QuidditchError as error:
+            warnings.warn(f"quidditch: publishing in the background failed: {error}", RuntimeWarning, stacklevel=1)
 
     def _tier_as_asked(self) -> None:
         """Move what is due, and sweep the stores."""
@@ -808,6 +891,20 @@ class Index:
         if self._writer is None and not isinstance(self._source, Directory):
             raise UnsupportedError(f"an index that is searched where it is kept cannot be {what}", path=self._directory,
                                    expected="an index in a directory", fix=fix)
+
+    def _newest_view(self) -> tuple[Holding, View]:
+        """The newest commit. One that expires while it is opened is the newest no longer."""
+        assert self._source is not None
+        turn = 0
+        while True:
+            hold = self._source.hold()
+            try:
+                return hold, self._view_of(hold)
+            except BaseException as error:
+                hold.release()
+                turn += 1
+                if not isinstance(error, ReaderExpired) or turn == REOPENINGS:
+                    raise
 
     def _view_of(self, hold: Holding) -> View:
         assert self._source is not None
@@ -836,12 +933,7 @@ class Index:
             self._check()
             if self._source.generation() == self._hold.manifest.generation:
                 return
-            hold = self._source.hold()
-            try:
-                view = self._view_of(hold)
-            except BaseException:
-                hold.release()
-                raise
+            hold, view = self._newest_view()
             self._hold.release()
             self._hold = hold
             self._followed = Reader(view)
@@ -853,6 +945,13 @@ class Index:
     def _manifest_seq_no(self) -> int:
         assert self._hold is not None
         return self._hold.manifest.max_seq_no
+
+
+def _is_published(path: str) -> bool:
+    """Whether what can be read there is a published index: it has a URL, or is a directory that others publish to."""
+    if "://" in path:
+        return True
+    return os.path.isdir(os.path.join(path, "published")) and not manifests.generations(OS_FILES, path)
 
 
 _SegmentKey = tuple[str, str, str]
@@ -879,8 +978,8 @@ def _directory(path: Any) -> str:
     except UnicodeEncodeError:
         raise InvalidNameError("not a path", found=path, expected="text without lone surrogates") from None
     if "://" in text:
-        raise UnsupportedError("opening a URL is not supported by this version", path=text,
-                               expected="a local directory")
+        raise UnsupportedError("an index is written in a directory", path=text, expected="a path",
+                               fix="open(URL, read_only=True) searches what is published there")
     directory = os.path.abspath(text)
     if os.path.exists(directory) and not os.path.isdir(directory):
         raise InvalidNameError("the path is a file", path=directory, expected="a directory, or nothing yet")

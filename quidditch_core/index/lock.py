@@ -35,6 +35,12 @@ class Holder(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command}) on {self.host} since {self.since}"
 
+    @classmethod
+    def here(cls) -> Holder:
+        """This process, from now on."""
+        program = os.path.basename(sys.argv[0] if sys.argv else "") or os.path.basename(sys.executable)
+        return cls(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"), program)
+
 
 class WriterLock:
     """The right to write, from `acquire` to `release`, in the process that acquired it and no fork of it."""
@@ -110,10 +116,8 @@ def _try_lock(files: Files, path: str) -> File | None:
 
 
 def _sign(file: File) -> None:
-    program = os.path.basename(sys.argv[0] if sys.argv else "") or os.path.basename(sys.executable)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     file.truncate(0)
-    file.append(msgspec.json.encode(Holder(os.getpid(), socket.gethostname(), now, program)) + b"\n")
+    file.append(msgspec.json.encode(Holder.here()) + b"\n")
 
 
 def _holder(files: Files, path: str) -> str:

@@ -104,8 +104,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``max_seq_no`` is N: exactly the operations up to N are in ``segments`` (-1: none). ``segments`` are in
     the order that breaks ties between equal scores. ``log_generation`` is the log's that begins after N, so that
     a log that is gone is missed. ``next_blob`` numbers the blob to be written next, so
-    that no name is ever used twice. ``tiers`` is `config.Tiers` without its secrets. Times are milliseconds since
-    the epoch.
+    that no name is ever used twice. ``tiers`` is `config.Tiers` without its secrets. ``ancestors`` are the uuids
+    of the indexes that this one was restored from, the oldest first. Times are milliseconds since the epoch.
     """
 
     generation: Count
@@ -120,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created_ms: Count
     committed_ms: Count
     tiers: dict[str, Any] = {}
+    ancestors: tuple[str, ...] = ()
     segments: tuple[SegmentEntry, ...] = ()
 
     def blobs(self) -> Iterator[tuple[str, str]]:

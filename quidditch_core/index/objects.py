@@ -1,24 +1,29 @@
-"""The blobs of a commit as objects of a store, for snapshots and published manifests: sent, received, searched."""
+"""The blobs of a commit as objects of a store, for snapshots and published manifests: sent, searched, restored."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from ..errors import CorruptIndexError, FormatError
-from ..files import OS_FILES, Bytes
+from ..errors import CorruptIndexError, FormatError, IndexExistsError
+from ..files import OS_FILES, Bytes, Files, ensure_directory
 from ..tiering import HOT, Span, Store
-from .manifest import LiveEntry, Manifest, SegmentEntry, contradiction
+from ..tiering.local import LocalTier
+from .manifest import SEGMENTS_DIRECTORY, LiveEntry, Manifest, SegmentEntry, commit, contradiction
 from .places import COLD, Places
 
 FORMAT: Final = 0
 PIECE: Final = 8 << 20
 """Bytes of a blob that are held at a time."""
+ANCESTORS: Final = 64
+"""How many of the indexes that it was restored from an index knows."""
 
 Blob = LiveEntry | SegmentEntry
 
@@ -97,6 +102,43 @@ def verified(pieces: Iterator[bytes], blob: Blob, where: str) -> Iterator[Bytes]
                                 fix="restore the index from another snapshot or a replica")
     if held is not None:
         yield held
+
+
+def restore(files: Files, store: Store, manifest: Manifest, key_of: Callable[[Blob], str], directory: str) -> None:
+    """Make an index of a commit in a store: sizes are checked before, and bytes while they come.
+
+    Raises IndexExistsError, CorruptIndexError (nothing stays behind), StorageError.
+    """
+    segments = os.path.join(directory, SEGMENTS_DIRECTORY)
+    there = {*files.listdir(directory)} if files.exists(directory) else set()
+    if there - {SEGMENTS_DIRECTORY} or (there and files.listdir(segments)):
+        raise IndexExistsError("the directory is not empty", path=directory, fix="choose another path")
+    blobs = list(blobs_of(manifest))
+    for blob in blobs:
+        check_size(store, key_of(blob), blob)
+    ensure_directory(files, directory)
+    tier = LocalTier(files, segments)
+    written: list[str] = []
+    try:
+        for blob in blobs:
+            tier.write(blob.name, received(store, key_of(blob), blob))
+            written.append(blob.name)
+        tier.sync()
+    except BaseException:
+        for gone in written:
+            tier.delete(gone)
+        raise
+    commit(files, directory, msgspec.structs.replace(
+        manifest, index_uuid=uuid.uuid4().hex, primary_term=manifest.primary_term + 1, log_generation=1,
+        ancestors=(*manifest.ancestors, manifest.index_uuid)[-ANCESTORS:]))
+
+
+def check_size(store: Store, key: str, blob: Blob) -> None:
+    size = store.size(key)
+    if size != blob.size:
+        raise CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=key,
+                                found="nothing" if size is None else f"{size} bytes",
+                                expected=f"{blob.size} bytes", fix="restore another snapshot")
 
 
 # An object of ours: a header as a manifest has it, then JSON

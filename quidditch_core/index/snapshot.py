@@ -27,21 +27,32 @@ import msgspec
 from ..errors import (
     ConflictError,
     CorruptIndexError,
-    IndexExistsError,
     InvalidNameError,
     NotFoundError,
     SettingsError,
 )
-from ..files import OS_FILES, Files, ensure_directory
+from ..files import OS_FILES, Files
 from ..tiering import Store
-from ..tiering.local import LocalTier
-from . import manifest as manifests
-from .manifest import SEGMENTS_DIRECTORY, Manifest
-from .objects import Blob, blobs_of, decoded, framed, places_at, portable, received, searched, sent, unframed
+from .manifest import Manifest
+from .objects import (
+    Blob,
+    blobs_of,
+    check_size,
+    decoded,
+    framed,
+    places_at,
+    portable,
+    received,
+    restore,
+    searched,
+    sent,
+    unframed,
+)
 from .places import Places
 
 if TYPE_CHECKING:
     from .facade import Index
+    from .publish import PublishInfo
 
 WAIT: Final = 60.0
 """Seconds that a snapshot waits for somebody who removes blobs."""
@@ -187,7 +198,7 @@ class Repository:
         problems = []
         for blob in blobs.values():
             try:
-                self._check_size(blob)
+                check_size(self._store, _blob_key(blob), blob)
                 for _ in received(self._store, _blob_key(blob), blob):
                     pass
             except CorruptIndexError as error:
@@ -217,6 +228,12 @@ class Repository:
         return NotFoundError("no such snapshot", path=name, found=f"nothing in {self.url}",
                              fix="Repository.snapshots() lists them")
 
+    def published(self) -> PublishInfo | None:
+        """What `Index.publish` made visible here last; None if nothing."""
+        from .publish import newest
+
+        return newest(self._store)
+
     # Removing
 
     def delete(self, *names: str) -> list[str]:
@@ -237,7 +254,7 @@ class Repository:
 
         ``index``: only those of the index of this name. Each index is counted by itself.
         """
-        age = _seconds(expire_after)
+        age = seconds(expire_after, "expire_after")
         found = self.snapshots()
         going: list[str] = []
         for one in sorted({info.index for info in found}):
@@ -310,35 +327,7 @@ class Repository:
         self._restore(OS_FILES, name, os.path.abspath(os.fspath(path)))
 
     def _restore(self, files: Files, name: str, directory: str) -> None:
-        manifest = self._record(name).manifest
-        segments = os.path.join(directory, SEGMENTS_DIRECTORY)
-        there = {*files.listdir(directory)} if files.exists(directory) else set()
-        if there - {SEGMENTS_DIRECTORY} or (there and files.listdir(segments)):
-            raise IndexExistsError("the directory is not empty", path=directory, fix="choose another path")
-        blobs = list(blobs_of(manifest))
-        for blob in blobs:
-            self._check_size(blob)
-        ensure_directory(files, directory)
-        tier = LocalTier(files, segments)
-        written: list[str] = []
-        try:
-            for blob in blobs:
-                tier.write(blob.name, received(self._store, _blob_key(blob), blob))
-                written.append(blob.name)
-            tier.sync()
-        except BaseException:
-            for gone in written:
-                tier.delete(gone)
-            raise
-        manifests.commit(files, directory, msgspec.structs.replace(
-            manifest, index_uuid=uuid.uuid4().hex, primary_term=manifest.primary_term + 1, log_generation=1))
-
-    def _check_size(self, blob: Blob) -> None:
-        size = self._store.size(_blob_key(blob))
-        if size != blob.size:
-            raise CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=_blob_key(blob),
-                                    found="nothing" if size is None else f"{size} bytes",
-                                    expected=f"{blob.size} bytes", fix="restore another snapshot")
+        restore(files, self._store, self._record(name).manifest, _blob_key, directory)
 
 
 class Searchable:
@@ -421,12 +410,13 @@ def _decoded(data: bytes, kind: Any, key: str) -> Any:
     return decoded(data, kind, key, "use another snapshot, or remove the object")
 
 
-def _seconds(age: str | float | None) -> float | None:
+def seconds(age: str | float | None, path: str) -> float | None:
+    """Seconds of ``"30d"``, or of a number of seconds. SettingsError for the argument ``path``."""
     if age is None or (isinstance(age, int | float) and not isinstance(age, bool) and age >= 0):
         return age
     from ..config import Time
 
     found = Time().read(age)
     if not isinstance(found, float):
-        raise SettingsError("not an age", path="expire_after", found=age, expected=Time().expected)
+        raise SettingsError("not an age", path=path, found=age, expected=Time().expected)
     return found

@@ -75,6 +75,9 @@ class Store(Protocol):
         The store is probed before the first time: `UnsupportedError` if it would overwrite silently.
         """
 
+    def probe(self) -> None:
+        """Do now, and once, what `create` does before the first time."""
+
     def get(self, key: str) -> bytes | None:
         """A whole object; None if there is none."""
 
@@ -86,6 +89,9 @@ class Store(Protocol):
 
     def size(self, key: str) -> int | None:
         """Bytes of an object; None if there is none."""
+
+    def modified(self, key: str) -> float | None:
+        """When an object was stored, in seconds, by the clock of the store; None if not there, or not known."""
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys of all objects below ``prefix`` (``a/b`` lists ``a/b/...``); may be a little out of date."""

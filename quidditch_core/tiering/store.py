@@ -85,12 +85,16 @@ class FsspecStore:
 
     def create(self, key: str, data: Bytes) -> bool:
         self._path(key)
+        self.probe()
+        return self._create(key, bytes(data))
+
+    def probe(self) -> None:
+        self._filesystem()
         if not self._is_exclusive():
             raise UnsupportedError(
                 "this store overwrites objects that it was told to create only if they are not there", path=self.url,
                 expected="a store that heeds `If-None-Match: *`",
                 fix="use another store for what several processes write")
-        return self._create(key, bytes(data))
 
     def get(self, key: str) -> bytes | None:
         path = self._path(key)
@@ -145,6 +149,20 @@ class FsspecStore:
         path = self._path(key)
         try:
             return int(self._retried("look up", key, lambda fs: fs.info(path))["size"])
+        except FileNotFoundError:
+            return None
+
+    def modified(self, key: str) -> float | None:
+        path = self._path(key)
+
+        def read(fs: Any) -> float | None:
+            try:
+                return float(fs.modified(path).timestamp())
+            except NotImplementedError:
+                return None
+
+        try:
+            return self._retried("look up", key, read)
         except FileNotFoundError:
             return None
 

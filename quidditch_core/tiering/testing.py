@@ -233,6 +233,10 @@ class CountingStore:
         self._count("create")
         return self.inner.create(key, data)
 
+    def probe(self) -> None:
+        self._count("probe")
+        self.inner.probe()
+
     def get(self, key: str) -> bytes | None:
         self._count("get")
         return self.inner.get(key)
@@ -245,6 +249,10 @@ class CountingStore:
     def size(self, key: str) -> int | None:
         self._count("size")
         return self.inner.size(key)
+
+    def modified(self, key: str) -> float | None:
+        self._count("modified")
+        return self.inner.modified(key)
 
     def list(self, prefix: str = "") -> list[str]:
         self._count("list")
@@ -489,6 +497,15 @@ class StoreContract:
         store.delete("m/2")
         assert store.list("m") == ["m/10"]
 
+    def test_the_store_says_what_is_older(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        assert store.modified("m/1") is None
+        store.put("m/1", [b"x"])
+        store.put("m/2", [b"x"])
+        first, second = store.modified("m/1"), store.modified("m/2")
+        assert (first is None) == (second is None)
+        assert first is None or second is None or first <= second
+
     def test_keys_cannot_lead_elsewhere(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         for key in ("", "../up", "a/../b", "/etc/passwd", "a//b", "a/", ".hidden", "UPPER", "a.tmp"):
@@ -500,10 +517,13 @@ class StoreContract:
     def test_one_of_many_creates_an_object(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         if not self.exclusive:
-            with _raises(UnsupportedError):
-                store.create("m/1", b"x")
+            for call in (lambda: store.create("m/1", b"x"), store.probe):
+                with _raises(UnsupportedError):
+                    call()
             assert store.list() == []
             return
+        store.probe()
+        assert store.list() == []
         won: list[int] = []
 
         def create(number: int) -> None:
