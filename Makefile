@@ -3,6 +3,7 @@
 # make lint   the checks alone          make bench  measure          make clean  remove all that make made
 # make kernels   compile the kernels that ship, after an edit of theirs
 # make compare CORPUS=docs.jsonl QUERIES=queries.jsonl      the rivals, see docs/performance.md      (ARGS=--help)
+# make test-s3-real   the tests of stores, tiers and snapshots against Ceph's S3 gateway   (Debian; installs it)
 # make crash-long   crashes, kills, full disks and damage for hours, see docs/reliability.md      (SEED=7 begins there)
 #
 # Needs Python 3.11 or newer as PYTHON. Everything goes into .venv and .demo of this directory.
@@ -13,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export Q
 
-.PHONY: help demo test lint kernels bench compare crash-long clean
+.PHONY: help demo test test-s3-real lint kernels bench compare crash-long clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +25,15 @@ demo: .venv/ready-to-use
 
 test: lint kernels
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# One monitor, one OSD and one gateway, which the tests start in a directory of their own and end again.
+ceph := radosgw ceph-mon ceph-osd
+sudo := $(if $(filter 0,$(shell id -u)),,sudo)
+test-s3-real: kernels
+	@command -v $(ceph) >/dev/null && test "$$(command -v $(ceph) | wc -l)" = 3 || \
+	  { $(sudo) apt-get update -q && $(sudo) apt-get install -q -y --no-install-recommends $(ceph); }
+	@$(BIN)/python -m pytest -q --s3-real tests/test_stores.py tests/test_remote_tier.py tests/test_tiers.py \
+	  tests/test_snapshots.py $(ARGS)
 
 lint: .venv/ready-to-test
 	@$(BIN)/python -m ruff check

@@ -2,6 +2,7 @@
 
 ``--corpora PATH`` (or ``QUIDDITCH_CORPORA``) names a directory of ``NAME.jsonl.zst``, ``NAME.queries.tsv``,
 ``NAME.qrels``; tests that need one are skipped without it. ``--lucene`` runs the comparisons with Lucene.
+``--s3-real`` takes Ceph's gateway (`tests.rgw`) where else moto serves S3, and adds the tests that need a real one.
 ``HYPOTHESIS_PROFILE=long`` searches for counterexamples for hours, ``ci`` (the default) for seconds;
 ``raw`` shows the first one unshrunk.
 """
@@ -36,18 +37,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--corpora", metavar="PATH", default=os.environ.get("QUIDDITCH_CORPORA"),
                     help="directory of corpora (default: QUIDDITCH_CORPORA)")
     group.addoption("--lucene", action="store_true", help="also compare with Lucene (needs Java)")
+    group.addoption("--s3-real", action="store_true", default=bool(os.environ.get("QUIDDITCH_S3_REAL")),
+                    help="S3 is Ceph's gateway, not moto (needs Ceph: make test-s3-real)")
+
+
+ON_REQUEST = {"lucene": "compares with Lucene: pass --lucene",
+              "s3_real": "needs a real S3 store: make test-s3-real, or pass --s3-real"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "lucene: compares with Lucene; runs only with --lucene")
+    for marker, reason in ON_REQUEST.items():
+        config.addinivalue_line("markers", f"{marker}: {reason}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--lucene"):
-        skip = pytest.mark.skip(reason="compares with Lucene: pass --lucene")
-        for item in items:
-            if item.get_closest_marker("lucene"):
-                item.add_marker(skip)
+    for marker, reason in ON_REQUEST.items():
+        if not config.getoption(f"--{marker.replace('_', '-')}"):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -105,9 +113,10 @@ def tmp_index(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an S3 server of our own: moto, in a process. Its bucket is ``books``."""
-    from tests.s3 import served
+def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3 server of our own: moto, or Ceph's gateway with ``--s3-real``. Its bucket is ``books``."""
+    from tests import rgw, s3
 
-    with served(tmp_path_factory.mktemp("moto")) as url:
+    server = rgw if request.config.getoption("--s3-real") else s3
+    with server.served(tmp_path_factory.mktemp("s3")) as url:
         yield url

@@ -14,14 +14,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+KEY = "a-key-nobody-may-see"
 SECRET = "a-secret-nobody-may-see"
 BUCKET = "books"
 
 
 def options(url: str, **more: Any) -> dict[str, Any]:
     """Storage options of s3fs for the server at ``url``."""
-    return {"key": "a-key-nobody-may-see", "secret": SECRET, "endpoint_url": url,
+    return {"key": KEY, "secret": SECRET, "endpoint_url": url,
             "client_kwargs": {"region_name": "eu-central-1"}, **more}
+
+
+def make_bucket(url: str) -> None:
+    """The bucket of the tests, in a store that is new."""
+    from botocore.session import get_session
+
+    client = get_session().create_client("s3", aws_access_key_id=KEY, aws_secret_access_key=SECRET, endpoint_url=url,
+                                         region_name="us-east-1")
+    client.create_bucket(Bucket=BUCKET)
+    client.close()
 
 
 @contextmanager
@@ -30,25 +41,26 @@ def served(directory: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
                                    stdout=log, stderr=log)
         try:
             until = time.monotonic() + 60
-            while True:
-                try:
-                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                    connection.request("PUT", f"/{BUCKET}", headers={"Host": "s3.amazonaws.com"})
-                    if connection.getresponse().status == 200:
-                        break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > until:
-                        raise AssertionError((directory / "log").read_text()) from None
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise AssertionError((directory / "log").read_text())
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
+            make_bucket(url)
+            yield url
         finally:
             process.terminate()
             process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Asked(NamedTuple):

@@ -24,7 +24,7 @@ from quidditch_core.errors import (
 from quidditch_core.tiering import Span, Store, store
 from quidditch_core.tiering.store import FsspecStore, coalesced
 from quidditch_core.tiering.testing import StoreContract
-from tests.s3 import BUCKET, SECRET, Asked, Proxy, options, proxied
+from tests.s3 import BUCKET, KEY, SECRET, Asked, Proxy, options, proxied
 
 
 class TestDirectory(StoreContract):
@@ -157,6 +157,40 @@ def test_denied_is_not_tried_again(far: FsspecStore, proxy: Proxy) -> None:
     assert len(proxy.asked) == before + 1
 
 
+@pytest.mark.parametrize(("status", "code", "won"), [
+    (412, "PreconditionFailed", False), (409, "ConditionalRequestConflict", True)])
+def test_a_create_that_lost_is_known_by_its_code(
+    far: FsspecStore, proxy: Proxy, status: int, code: str, won: bool,
+) -> None:
+    """Whatever the store says beside it. A conflict that may pass is tried again."""
+    assert far.create("first", b"so that the probe is over")
+    left = [(status, code)]
+    proxy.plan = lambda asked: left.pop() if left and asked.method == "PUT" else None
+    assert far.create("m-1", b"mine") == won
+    assert left == []
+
+
+def test_a_bucket_that_is_not_there(far: FsspecStore, proxy: Proxy, s3_server: str) -> None:
+    nowhere = FsspecStore("s3://nowhere/x", options(proxy.url))
+    for call in (lambda: nowhere.put("y", [b"1"]), lambda: nowhere.create("y", b"1"), lambda: nowhere.get("y"),
+                 lambda: nowhere.size("y"), nowhere.list, lambda: nowhere.read([Span("y", 0, 1)])):
+        with pytest.raises(OutageError, match="make the bucket"):
+            call()
+
+
+@pytest.mark.s3_real
+@pytest.mark.parametrize("wrong", ["key", "secret"])
+def test_wrong_credentials_are_refused(s3_server: str, wrong: str) -> None:
+    stranger = FsspecStore(f"s3://{BUCKET}/{uuid.uuid4().hex}", options(s3_server, **{wrong: "not-the-right-one"}))
+    for call in (lambda: stranger.put("y", [b"1"]), lambda: stranger.create("y", b"1"), lambda: stranger.get("y"),
+                 lambda: stranger.size("y"), stranger.list, lambda: stranger.delete("y"),
+                 lambda: stranger.read([Span("y", 0, 1)])):
+        with pytest.raises(DeniedError) as caught:
+            call()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert not [word for word in ("not-the-right-one", KEY, SECRET) if word in shown]
+
+
 def test_nobody_listens() -> None:
     nowhere = FsspecStore(f"s3://{BUCKET}/x", options("http://127.0.0.1:9"))
     with pytest.raises(OutageError):
@@ -182,7 +216,7 @@ def test_a_create_whose_answer_was_lost_was_ours(far: FsspecStore, proxy: Proxy)
 
 def test_secrets_are_not_shown(far: FsspecStore, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="quidditch_core")
-    proxy.plan = lambda asked: (403, f"AccessDenied {SECRET} a-key-nobody-may-see")
+    proxy.plan = lambda asked: (403, f"AccessDenied {SECRET} {KEY}")
     shown = [repr(far), str(far)]
     try:
         far.get("x")
@@ -191,4 +225,4 @@ def test_secrets_are_not_shown(far: FsspecStore, proxy: Proxy, caplog: pytest.Lo
     with pytest.raises(SettingsError) as refused:
         FsspecStore(f"s3://name:{SECRET}@{BUCKET}/x")
     shown += [str(refused.value), caplog.text]
-    assert not [text for text in shown if SECRET in text or "a-key-nobody" in text]
+    assert not [text for text in shown if SECRET in text or KEY in text]

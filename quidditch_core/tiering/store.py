@@ -45,6 +45,8 @@ LARGEST: Final = 8 << 20
 WHOLE: Final = 64 << 20
 """Bytes of an object up to which it is put by one call; a longer one goes in parts."""
 
+NO_BUCKET: Final = "NoSuchBucket"
+
 _SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _SLOW: Final = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 0}}
 
@@ -113,7 +115,7 @@ class FsspecStore:
             fault = self._read_once(missing, found)
             if fault is None:
                 break
-            if attempt == ATTEMPTS or isinstance(fault, DeniedError):
+            if attempt == ATTEMPTS or fault.lasting:
                 raise fault from None
             pause = _rest(pause)
         return _cut(spans, requests, found)
@@ -130,7 +132,7 @@ class FsspecStore:
             return self._fault("read", requests[0].key, error)
         fault: StoreError | None = None
         for request, part in zip(requests, parts, strict=True):
-            if isinstance(part, FileNotFoundError):
+            if isinstance(part, FileNotFoundError) and _code(part) != NO_BUCKET:
                 raise self.missing(request.key)
             if isinstance(part, BaseException):
                 if not isinstance(part, Exception):
@@ -190,11 +192,14 @@ class FsspecStore:
         """Whether a second create of one key fails; tried out once, with an object that is removed again."""
         with self._mutex:
             if self._exclusive is None:
-                key = f"probe-{uuid.uuid4().hex}"
+                key = f"probe-{int(time.time())}-{uuid.uuid4().hex}"
                 try:
                     self._exclusive = self._create(key, b"1") and not self._create(key, b"2") and self.get(key) == b"1"
-                finally:
-                    self.delete(key)
+                except StoreError:
+                    with suppress(StoreError):
+                        self.delete(key)
+                    raise
+                self.delete(key)
             return self._exclusive
 
     def _create(self, key: str, data: bytes) -> bool:
@@ -205,19 +210,22 @@ class FsspecStore:
             except FileExistsError:
                 return False
             return True
-        tried = False
+        tried = False  # whether one that failed may have been stored all the same: then it is ours
 
         def attempt(fs: Any) -> None:
             nonlocal tried
-            again, tried = tried, True
             try:
                 fs.pipe_file(path, data, mode="create")
             except OSError as error:
-                if not _lost(error):
-                    raise
-                # What failed the time before may have been stored all the same: then it is ours.
-                if not (again and fs.cat_file(path) == data):
-                    raise FileExistsError(errno.EEXIST, "File exists") from None
+                if _lost(error):
+                    if not (tried and fs.cat_file(path) == data):
+                        raise FileExistsError(errno.EEXIST, "File exists") from None
+                    return
+                tried |= _code(error) != "ConditionalRequestConflict"
+                raise
+            except Exception:
+                tried = True
+                raise
 
         try:
             self._retried("create", key, attempt)
@@ -275,11 +283,13 @@ class FsspecStore:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return call(self._filesystem())
-            except (FileNotFoundError, FileExistsError, SettingsError, UnsupportedError):
+            except (FileExistsError, SettingsError, UnsupportedError):
                 raise
             except Exception as error:
+                if isinstance(error, FileNotFoundError) and _code(error) != NO_BUCKET:
+                    raise
                 fault = self._fault(action, key, error)
-            if attempt == ATTEMPTS or isinstance(fault, DeniedError):
+            if attempt == ATTEMPTS or fault.lasting:
                 break
             pause = _rest(pause)
         raise fault
@@ -323,11 +333,18 @@ class FsspecStore:
     def _fault(self, action: str, key: str, error: Exception) -> StoreError:
         """The typed error for what a store's client raised."""
         kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
+        code = _code(error)
         text = self._scrubbed(error)
+        if code and code not in text:
+            text = f"{code}: {text}" if error.args and error.args[-1] else code  # some stores send no more than a code
         kind: type[StoreError] = OutageError
         fix = "check that the store can be reached, and try again"
-        if isinstance(error, PermissionError) or "AccessDenied" in text or "NoCredentials" in kinds:
+        lasting = code == NO_BUCKET
+        if lasting:
+            fix = "make the bucket, or correct the URL"
+        elif isinstance(error, PermissionError) or "AccessDenied" in text or "NoCredentials" in kinds:
             kind, fix = DeniedError, "check the credentials, in storage_options or in the environment"
+            lasting = True
         elif any(word in text for word in ("SlowDown", "reduce your request rate", "Throttl", "TooManyRequests")) \
                 or error.args[:1] == (errno.EBUSY,):
             kind, fix = ThrottledError, "try again later, or ask the store for a higher limit"
@@ -336,6 +353,7 @@ class FsspecStore:
         elif "Payload" in kinds or "IncompleteRead" in kinds:
             kind, fix = TruncatedError, "try again"
         fault = kind(f"cannot {action}: {type(error).__name__}", path=f"{self.url}/{key}", found=text, fix=fix)
+        fault.lasting = lasting
         fault.errno = getattr(error, "errno", None) or errno.EIO
         fault.action = action
         return fault
@@ -388,9 +406,19 @@ def _cut(spans: Sequence[Span], requests: Sequence[Span], found: Mapping[Span, b
 
 
 def _lost(error: OSError) -> bool:
-    """Whether this is how a store says that the object is there already: some say EINVAL, for HTTP's 412."""
-    return isinstance(error, FileExistsError) or error.errno == errno.EEXIST or any(
-        word in str(error) for word in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict"))
+    """Whether this is how a store says that the object is there already. s3fs makes EINVAL of HTTP's 412."""
+    return isinstance(error, FileExistsError) or error.errno == errno.EEXIST or _code(error) in (
+        "PreconditionFailed", "412")
+
+
+def _code(error: BaseException | None) -> str:
+    """The code of S3's answer that an error came from, such as ``SlowDown``; empty if there is none."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, Mapping):
+            return str(answer.get("Error", {}).get("Code", ""))
+        error = error.__cause__
+    return ""
 
 
 def _link(temp: str, path: str) -> None:

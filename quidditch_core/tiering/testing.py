@@ -530,7 +530,7 @@ class StoreContract:
             if store.create("m/1", b"%d" % number):
                 won.append(number)
 
-        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(24)]
         for thread in threads:
             thread.start()
         for thread in threads:
