@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # pathlib too: a first answer does without what it imports
 
     from .image import Entry, Image
 
-ABI = 3
+ABI = 4
 """Number of the calling convention and of the descriptors; part of every image and cache key."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 SHIPPED = os.path.join(PACKAGE, "_kernels")

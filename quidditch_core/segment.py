@@ -259,10 +259,10 @@ class Segment:
 F_DOCS, F_FLAGS = 0, 1
 F_POSTINGS, F_POSTINGS_SIZE = 2, 3
 F_LAST_DOCS, F_OFFSETS, F_WIDTHS, F_BOUNDS, F_BLOCKS = 4, 5, 6, 7, 8
-F_POSITIONS, F_POSITIONS_SIZE, F_POSITION_BASES, F_POSITION_SUBS = 9, 10, 11, 12
-F_NORMS = 13
-F_TERMS, F_TERMS_SIZE, F_SPARSE, F_SPARSE_BLOCKS, F_FIRST_OFFSETS, F_FIRST, F_FIRST_SIZE, F_TERM_COUNT = range(14, 22)
-F_SLOTS = 22
+F_POSITIONS, F_POSITIONS_SIZE, F_ENTRIES = 9, 10, 11
+F_NORMS = 12
+F_TERMS, F_TERMS_SIZE, F_SPARSE, F_SPARSE_BLOCKS, F_FIRST_OFFSETS, F_FIRST, F_FIRST_SIZE, F_TERM_COUNT = range(13, 21)
+F_SLOTS = 21
 
 
 class FieldDescriptor:
@@ -296,8 +296,7 @@ class FieldDescriptor:
             at(F_NORMS, "norms")
         if field.positions:
             at(F_POSITIONS, "positions", F_POSITIONS_SIZE)
-            at(F_POSITION_BASES, "blocks.position")
-            at(F_POSITION_SUBS, "blocks.subposition")
+            at(F_ENTRIES, "blocks.position")
         at(F_TERMS, "terms", F_TERMS_SIZE)
         at(F_SPARSE, "terms.sparse", F_SPARSE_BLOCKS, 8, whole=True)
         at(F_FIRST_OFFSETS, "terms.first.offset", whole=True)
@@ -309,9 +308,9 @@ class FieldDescriptor:
         blocks = int(self.slots[F_BLOCKS])
         want = {"blocks.offset": 4 * blocks, "blocks.width": 2 * blocks, "blocks.last": 4 * blocks}
         if field.positions:
-            want |= {"blocks.position": 8 * blocks, "blocks.subposition": 12 * blocks}
+            want |= {"blocks.position": 12 * blocks}
         if field.norms:
-            want |= {"norms": docs, "blocks.bound": 4 * blocks}
+            want |= {"norms": docs, "blocks.bound": blocks}
         dictionary = -(-field.terms // DICTIONARY_BLOCK)
         want |= {"terms.sparse": 8 * dictionary, "terms.first.offset": 4 * (dictionary + 1)}
         for kind, size in want.items():

@@ -254,9 +254,9 @@ class SegmentFile:
         assert len(self.section(f"postings/{field}")) == at[0]
         sizes = {"last": 4, "offset": 4, "width": 2}
         if info["norms"]:
-            sizes |= {"bound": 4}
+            sizes |= {"bound": 1}
         if info["positions"]:
-            sizes |= {"position": 8, "subposition": 12}
+            sizes |= {"position": 12}
             assert len(self.section(f"positions/{field}")) == at[2]
         for kind, size in sizes.items():
             assert len(self.section(f"blocks.{kind}/{field}")) == size * at[1]
@@ -298,15 +298,16 @@ class SegmentFile:
         if not self.fields[field]["positions"]:
             return [()] * len(pairs)
         data = Bytes(self.section(f"positions/{field}")[at[2] : at[2] + size])
-        bases = array(self.section(f"blocks.position/{field}"), "Q")
-        subs = array(self.section(f"blocks.subposition/{field}"), "I")
+        entries = list(struct.iter_unpack("<IHHHH", self.section(f"blocks.position/{field}")))
+        bases = [low + (high << 32) for low, high, *_ in entries]
+        subs = [sub for entry in entries for sub in entry[2:]]
         found = []
         for i, (_, freq) in enumerate(pairs):
             header, within = at[1] + i // 128, i % 128
             if len(pairs) >= 128 and within == 0:
                 assert data.at == bases[header]
             elif len(pairs) >= 128 and within % 32 == 0:
-                assert data.at == bases[header] + subs[3 * header + within // 32 - 1]
+                assert min(data.at - bases[header], 0xFFFF) == subs[3 * header + within // 32 - 1]
             position, positions = 0, []
             for _ in range(freq):
                 position += data.varint()

@@ -457,8 +457,8 @@ def damage(first: int, trials: int) -> None:
         view = index.reader().view
         segment = view.leaves[0].segment
         names = [name for name in segment.sections.names() if name.split("/")[0] in (
-            "postings", "positions", "blocks.last", "blocks.offset", "blocks.width", "blocks.position",
-            "blocks.subposition") and name.endswith("/text")]
+            "postings", "positions", "blocks.last", "blocks.offset", "blocks.width", "blocks.position")
+            and name.endswith("/text")]
         copies = {name: segment.sections.section(name).data.copy() for name in names}
         for seed in range(first, first + trials):
             rng = random.Random(seed)

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shutil
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,8 +281,22 @@ def test_bounds(segment: SegmentFile) -> None:
 
     blocks = [postings[i : i + 128] for postings in segment.terms("body").values() if len(postings) >= 128
               for i in range(0, len(postings), 128)]
-    found = struct.unpack(f"<{len(blocks)}f", segment.section("blocks.bound/body"))
-    assert list(found) == [max(score(doc, freq) for doc, freq, _ in block) for block in blocks]
+    found = list(segment.section("blocks.bound/body"))
+    assert found == [math.ceil(255 * max(score(doc, freq) for doc, freq, _ in block)) for block in blocks]
+
+
+def test_positions_beyond_the_reach_of_an_entry(tmp_path: Path) -> None:
+    """A block of 128 postings whose positions take more than 65,535 bytes, so that not all of its entries are known."""
+    texts = [" ".join(["all"] * (70_000 if i == 40 else 1) + [f"end{i % 3}"]) for i in range(300)]
+    with qc.create(tmp_path / "index", {"properties": {"body": {"type": "text"}}}) as index:
+        index.bulk(({"id": str(i), "body": text} for i, text in enumerate(texts)), id="id")
+        index.flush()
+        for i in range(3):
+            assert index.count({"match_phrase": {"body": f"all end{i}"}}) == 100
+            assert index.count({"match_phrase": {"body": {"query": f"all all end{i}", "slop": 1}}}) == (i == 1)
+        assert index.check().problems == []
+    postings = open_segments(tmp_path / "index")[0].terms("body")[b"all"]
+    assert [positions for _, _, positions in postings] == [tuple(range(70_000 if i == 40 else 1)) for i in range(300)]
 
 
 def test_keywords(segment: SegmentFile) -> None:

@@ -168,10 +168,9 @@ def encode_arrays(
             build.E_LAST: memory.zeros(headers, np.uint32),
             build.E_OFFSET: memory.zeros(headers, np.uint32),
             build.E_WIDTH: memory.zeros(2 * headers, np.uint8),
-            build.E_BOUND: memory.zeros(headers, np.float32),
+            build.E_BOUND: memory.zeros(headers, np.uint8),
             build.E_POS_OUT: memory.zeros(5 * (0 if positions is None else positions.size), np.uint8),
-            build.E_POS_BASE: memory.zeros(headers, np.uint64),
-            build.E_POS_SUB: memory.zeros(3 * headers, np.uint32),
+            build.E_ENTRIES: memory.zeros(3 * headers, np.uint32),
             build.E_SCRATCH: memory.zeros(256, np.uint32),
             build.E_DOCS: docs, build.E_FREQS: freqs, build.E_STARTS: starts, build.E_ROWS: rows,
             build.E_TABLE: FACTORS,
@@ -206,8 +205,7 @@ def encode_arrays(
     if positions is not None:
         sections |= {
             "positions": columns[build.E_POS_OUT][: job[build.E_POS_USED]],
-            "blocks.position": columns[build.E_POS_BASE][:used],
-            "blocks.subposition": columns[build.E_POS_SUB][: 3 * used],
+            "blocks.position": columns[build.E_ENTRIES][: 3 * used],
         }
     return sections
 

@@ -24,7 +24,7 @@ from . import bm25
 from .kernels import build
 from .kernels.terms import dictionary_write
 
-_HEADERS = {"position": 8, "last": 4, "offset": 4, "bound": 4, "subposition": 12, "width": 2}
+_HEADERS = {"position": 12, "last": 4, "offset": 4, "width": 2, "bound": 1}
 """Bytes of each part of a block's header, in an order in which all of them are aligned."""
 
 
@@ -72,7 +72,7 @@ class FieldWriter:
         terms, count = ends.size, docs.size
         out = self._room("postings", 8 * count + 96 * terms + 64)
         headers = count // 64 + 1  # only terms of 128 postings and more have any
-        table = np.zeros(34 * headers + 1024, np.uint8)
+        table = np.zeros(sum(_HEADERS.values()) * headers + 1028, np.uint8)
         at = {}
         place = 0
         for kind, size in _HEADERS.items():
@@ -87,15 +87,13 @@ class FieldWriter:
             0 if positions is None else address(positions),
             0 if self._norms is None else address(self._norms), address(self._factors), address(out), 0]
         job[build.E_LAST : build.E_BLOCKS] = [base + at[kind] for kind in ("last", "offset", "width", "bound")]
-        job[build.E_POS_OUT :] = [address(pos_out), 0, base + at["position"], base + at["subposition"], base + place,
-                                  self._freqs]
+        job[build.E_POS_OUT :] = [address(pos_out), 0, base + at["position"], base + place + -place % 4, self._freqs]
         build.encode(address(job))
         blocks = int(job[build.E_BLOCKS])
         parts: dict[str, NDArray[Any]] = {"postings": _copied(out[: job[build.E_OUT_USED]])}
         for kind, item, wanted in (
                 ("last", np.uint32, True), ("offset", np.uint32, True), ("width", np.uint8, True),
-                ("bound", np.float32, self._norms is not None), ("position", np.uint64, positions is not None),
-                ("subposition", np.uint32, positions is not None)):
+                ("bound", np.uint8, self._norms is not None), ("position", np.uint32, positions is not None)):
             if wanted:
                 parts[f"blocks.{kind}"] = table[at[kind] : at[kind] + _HEADERS[kind] * blocks].view(item).copy()
         if positions is not None:
@@ -136,7 +134,7 @@ class FieldWriter:
             kinds.append("blocks.bound")
             sections.put(f"norms/{name}", self._norms)
         if self._positions:
-            kinds += ["positions", "blocks.position", "blocks.subposition"]
+            kinds += ["positions", "blocks.position"]
         self._rooms = threading.local()
         for kind in kinds:
             parts = self._parts.pop(kind, None)

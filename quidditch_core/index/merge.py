@@ -262,7 +262,7 @@ def _gather(
 
 def _need_all(segment: Segment, name: str) -> None:
     for kind in ("postings", "positions", "norms", "blocks.last", "blocks.offset", "blocks.width", "blocks.bound",
-                 "blocks.position", "blocks.subposition"):
+                 "blocks.position"):
         if (section := f"{kind}/{name}") in segment.sections:
             segment.sections.need(section, 0, segment.sections.size(section))
 

@@ -90,8 +90,8 @@ def _headers_are_here(segment: Segment, field: str) -> bool:
     return known
 
 
-_HEADERS = (("blocks.last", 4), ("blocks.offset", 4), ("blocks.width", 2), ("blocks.bound", 4))
-_POSITION_HEADERS = (("blocks.position", 8), ("blocks.subposition", 12))
+_HEADERS = (("blocks.last", 4), ("blocks.offset", 4), ("blocks.width", 2), ("blocks.bound", 1))
+_POSITION_HEADERS = (("blocks.position", 12),)
 
 
 def ranges(

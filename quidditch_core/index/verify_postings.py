@@ -243,15 +243,16 @@ class PostingsCheck:
         for section in ram.names():
             ours, theirs = ram.section(section).data, sections.section(section).data
             if section == self.at("blocks.bound"):
-                self._bounds(section, theirs.view(np.float32), ours.view(np.float32))
+                self._bounds(section, theirs, ours)
             elif find.same(section, "the section has a wrong size", theirs.size, ours.size):
                 find.none(section, "a byte is not what its content is encoded to", theirs != ours, "offset {}".format)
 
-    def _bounds(self, section: str, stored: NDArray[np.float32], exact: NDArray[np.float32]) -> None:
+    def _bounds(self, section: str, stored: NDArray[np.uint8], exact: NDArray[np.uint8]) -> None:
         info = self.info
         if (info.bound_k1, info.bound_b) == (float(bm25.K1), float(bm25.B)):
-            self.findings.none(section, "a block scores more than its bound", ~(stored >= exact),
-                               lambda block: f"{stored[block]} of block {block}", "the greatest score in the block")
+            self.findings.none(section, "a block scores more than its bound", stored < exact,
+                               lambda block: f"{stored[block]} / 255 of block {block}",
+                               "the greatest score in the block")
 
 
 def _gather(

@@ -26,7 +26,7 @@ FOOTER = 32  # u32 format, u32 tail CRC, u64 tail offset, u64 tail size, magic
 _IN_TAIL = ("terms.sparse/", "terms.first/", "terms.first.offset/", "stored.first", "column.min/", "column.max/")
 _KINDS = frozenset({
     "postings", "positions", "norms", "exists", "terms", "terms.sparse", "terms.first", "terms.first.offset",
-    "blocks.last", "blocks.offset", "blocks.width", "blocks.bound", "blocks.position", "blocks.subposition",
+    "blocks.last", "blocks.offset", "blocks.width", "blocks.bound", "blocks.position",
     "column", "column.start", "column.min", "column.max", "ids", "ids.start", "ids.hash", "ids.doc", "seq_no",
     "version", "primary_term", "tail", "stored", "stored.start", "stored.first", "stored.dictionary"})
 """Sections that this version knows; it writes none that a reader may ignore."""

@@ -14,10 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from quidditch_core.jit import helper, inline_helper, load_i64, load_u8, load_u32, load_u64, store_i64, store_u32
+from quidditch_core.jit import (
+    helper,
+    inline_helper,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_i64,
+    store_u32,
+)
 from quidditch_core.segment import (
     F_BLOCKS,
     F_DOCS,
+    F_ENTRIES,
     F_LAST_DOCS,
     F_OFFSETS,
     F_POSTINGS,
@@ -48,6 +59,9 @@ C_DOCS = 8 * C_SLOTS
 C_FREQS = C_DOCS + 4 * 128
 CURSOR_BYTES = C_FREQS + 4 * 128
 
+ENTRY_BYTES = 12
+FAR = 0xFFFF
+"""An entry to positions at least so far from the block's first: it is not known."""
 END = 1 << 40  # C_DOC of an exhausted cursor
 CORRUPT = -1
 
@@ -316,6 +330,24 @@ def cursor_advance(cursor: int, target: int) -> int:
     store_i64(cursor + 8 * C_INDEX, low)
     store_i64(cursor + 8 * C_DOC, load_u32(cursor + C_DOCS + 4 * low))
     return 0
+
+
+@helper
+def entry_point(field: int, header: int, index: int) -> int:
+    """The last entry to a block's positions at or before posting ``index``: 128 times its distance from the term's,
+    and the posting; CORRUPT without entries."""
+    entries = load_i64(field + 8 * F_ENTRIES)
+    if entries == 0:
+        return CORRUPT
+    entry = entries + ENTRY_BYTES * header
+    at = load_i64(entry) & ((1 << 48) - 1)
+    quarter = index >> 5
+    while quarter > 0:
+        more = load_u16(entry + 4 + 2 * quarter)
+        if more < FAR:
+            return (at + more) << 7 | quarter << 5
+        quarter -= 1
+    return at << 7
 
 
 @inline_helper

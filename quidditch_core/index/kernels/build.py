@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from quidditch_core.index.kernels.blocks import pack_vertical, tail_bytes, vertical_bytes
+from quidditch_core.index.kernels.blocks import ENTRY_BYTES, FAR, pack_vertical, tail_bytes, vertical_bytes
 from quidditch_core.index.kernels.terms import put_varint
 from quidditch_core.jit import (
     helper,
@@ -14,11 +16,10 @@ from quidditch_core.jit import (
     load_i64,
     load_u8,
     load_u32,
-    store_f32,
     store_i64,
     store_u8,
+    store_u16,
     store_u32,
-    store_u64,
 )
 
 
@@ -52,25 +53,32 @@ def pack_tail(source: int, count: int, width: int, out: int) -> int:
     return size
 
 
+@inline_helper
+def rounded_up(bound: Any) -> int:
+    """A bound below 1 in 255ths."""
+    wide = np.float64(bound) * 255.0
+    code = np.int64(wide)
+    return int(code + 1 if np.float64(code) < wide else code)
+
+
 # Job of the encoder: int64 slots.
 E_DOCS, E_FREQS, E_STARTS, E_TERMS, E_ROWS, E_POSITIONS, E_NORMS, E_TABLE = range(8)
 E_OUT, E_OUT_USED, E_LAST, E_OFFSET, E_WIDTH, E_BOUND, E_BLOCKS = range(8, 15)
-E_POS_OUT, E_POS_USED, E_POS_BASE, E_POS_SUB, E_SCRATCH, E_HAS_FREQS = range(15, 21)
-E_SLOTS = 21
+E_POS_OUT, E_POS_USED, E_ENTRIES, E_SCRATCH, E_HAS_FREQS = range(15, 20)
+E_SLOTS = 20
 
 
 @helper
-def encode_positions(
-    source: int, freqs: int, count: int, out: int, bases: int, subs: int, header: int, start: int,
-) -> int:
-    """Positions of one block, 32 postings at a time; the new end of ``out``."""
+def encode_positions(source: int, freqs: int, count: int, out: int, entry: int, start: int) -> int:
+    """Positions of one block, and the ``entry`` to them if there is one; the new end of ``out``."""
     at = out
     token = source
-    if header >= 0:
-        store_u64(bases + 8 * header, np.uint64(out - start))
+    if entry != 0:
+        store_i64(entry, out - start)
+        store_u32(entry + 8, 0)
     for i in range(count):
-        if header >= 0 and i > 0 and i & 31 == 0:
-            store_u32(subs + 12 * header + 4 * ((i >> 5) - 1), at - out)
+        if entry != 0 and i > 0 and i & 31 == 0:
+            store_u16(entry + 4 + 2 * (i >> 5), min(at - out, FAR))
         previous = 0
         for _ in range(load_u32(freqs + 4 * i)):
             position = load_u32(token)
@@ -86,7 +94,7 @@ def encode(job: int) -> int:
 
     Buffers are as large as the worst case: 8 bytes a posting and 96 a term for ``out``, 5 bytes a token for
     positions, one header for every 128 postings and one a term. Bounds are the greatest idf-free score of a
-    block with the 256 factors of E_TABLE (Lucene: impacts). Returns 0.
+    block with the 256 factors of E_TABLE (Lucene: impacts), in 255ths. Returns 0.
     """
     docs = load_i64(job + 8 * E_DOCS)
     freqs = load_i64(job + 8 * E_FREQS)
@@ -152,7 +160,7 @@ def encode(job: int) -> int:
                 store_u8(widths + 2 * blocks, doc_width)
                 store_u8(widths + 2 * blocks + 1, freq_width)
                 if norms != 0:
-                    store_f32(bounds + 4 * blocks, bound)
+                    store_u8(bounds + blocks, rounded_up(bound))
                 blocks += 1
             if df > 1:
                 if count == 128:
@@ -172,9 +180,8 @@ def encode(job: int) -> int:
                     pack_tail(lows, count, freq_width, out + done)
                     out += size
             if positions != 0:
-                pos_out = encode_positions(positions, freqs + 4 * first, count, pos_out,
-                                           load_i64(job + 8 * E_POS_BASE), load_i64(job + 8 * E_POS_SUB),
-                                           header, pos_start)
+                entry = load_i64(job + 8 * E_ENTRIES) + ENTRY_BYTES * header if header >= 0 else 0
+                pos_out = encode_positions(positions, freqs + 4 * first, count, pos_out, entry, pos_start)
                 positions += 4 * block_tokens
             ttf += block_tokens
             first += count

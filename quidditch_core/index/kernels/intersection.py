@@ -22,6 +22,7 @@ from quidditch_core.index.kernels.blocks import (
     T_HEADERS,
     T_POSITIONS,
     T_POSITIONS_SIZE,
+    entry_point,
 )
 from quidditch_core.index.kernels.collector import (
     O_BLOCKS,
@@ -97,7 +98,7 @@ from quidditch_core.jit import (
     store_i64,
     store_u8,
 )
-from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
+from quidditch_core.segment import F_POSITIONS, F_POSITIONS_SIZE
 from quidditch_core.simd import (
     f8x_add,
     f8x_min,
@@ -227,23 +228,19 @@ def seek(state: int, walk: int, doc: int) -> int:
     if sought >> 7 == block and known <= index and index - known <= index & 31:
         at = load_i64(walk + 8 * W_SOUGHT_AT)
     else:
-        at = start
-        known = 0
+        point = 0
         if load_i64(state + 8 * L_DF) >= 128:
-            header = load_i64(term + 8 * T_HEADERS) + block
-            bases = load_i64(field + 8 * F_POSITION_BASES)
-            if bases == 0:
+            point = entry_point(field, load_i64(term + 8 * T_HEADERS) + block, index)
+            if point < 0:
                 return CORRUPT
-            offset = np.int64(load_u64(bases + 8 * header))
-            if offset < 0 or offset > end - start:
-                return CORRUPT
-            at += offset
-            known = index & -32
-            if known > 0:
-                at += load_u32(load_i64(field + 8 * F_POSITION_SUBS) + 12 * header + 4 * ((known >> 5) - 1))
+        if sought >> 7 == block and point & 127 <= known <= index:
+            at = load_i64(walk + 8 * W_SOUGHT_AT)
+        else:
+            known = point & 127
+            at = start + (point >> 7)
             if at > end:
                 return CORRUPT
-        at += base
+            at += base
     skip = 0
     for i in range(known, index):
         skip += load_u32(state + L_FREQ_BUFFER + 4 * i)

@@ -33,6 +33,7 @@ from quidditch_core.index.kernels.blocks import (
     cursor_freq,
     cursor_next,
     cursor_open,
+    entry_point,
     has_headers,
 )
 from quidditch_core.jit import (
@@ -42,12 +43,11 @@ from quidditch_core.jit import (
     load_i64,
     load_u8,
     load_u32,
-    load_u64,
     store_f32,
     store_i64,
     store_u32,
 )
-from quidditch_core.segment import F_POSITION_BASES, F_POSITION_SUBS, F_POSITIONS, F_POSITIONS_SIZE
+from quidditch_core.segment import F_POSITIONS, F_POSITIONS_SIZE
 
 # Phrase descriptor: int64 slots, then the terms in query order.
 P_TERMS, P_SLOP, P_FIELD, P_LIMIT = range(4)
@@ -88,17 +88,12 @@ def seek_positions(state: int) -> int:
     if load_i64(term + 8 * T_DF) >= 128:
         sub = index >> 5
         if fresh or sub > known_index >> 5:
-            header = load_i64(term + 8 * T_HEADERS) + block
-            bases = load_i64(field + 8 * F_POSITION_BASES)
-            if bases == 0:
+            point = entry_point(field, load_i64(term + 8 * T_HEADERS) + block, index)
+            if point < 0:
                 return CORRUPT
-            at = np.int64(load_u64(bases + 8 * header))
-            if at < 0 or at > end - start:
-                return CORRUPT
-            at += start
-            if sub > 0:
-                at += load_u32(load_i64(field + 8 * F_POSITION_SUBS) + 12 * header + 4 * (sub - 1))
-            known_index = sub << 5
+            if fresh or point & 127 > known_index:
+                at = start + (point >> 7)
+                known_index = point & 127
     elif fresh:
         at = start
         known_index = 0

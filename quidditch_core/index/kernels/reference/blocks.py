@@ -16,10 +16,9 @@ from quidditch_core.segment import (
     BLOCK,
     F_BLOCKS,
     F_DOCS,
+    F_ENTRIES,
     F_LAST_DOCS,
     F_OFFSETS,
-    F_POSITION_BASES,
-    F_POSITION_SUBS,
     F_POSITIONS,
     F_POSITIONS_SIZE,
     F_POSTINGS,
@@ -31,7 +30,7 @@ from quidditch_core.segment import (
     view,
 )
 
-from ..blocks import CORRUPT
+from ..blocks import CORRUPT, ENTRY_BYTES, FAR
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -208,8 +207,9 @@ def read_positions(field: Field, term: TermInfo, freqs: Ints) -> Ints:
 def check_entry_points(field: Field, term: TermInfo, starts: Ints) -> None:
     """The headers point at the positions of every 32nd posting."""
     blocks = -(-term.df // BLOCK)
-    require(field[F_POSITION_BASES], field[F_POSITION_SUBS])
-    bases = view(field[F_POSITION_BASES] + 8 * term.headers, blocks, "<i8")
-    subs = view(field[F_POSITION_SUBS] + 12 * term.headers, 3 * blocks, "<u4").reshape(-1, 3)
-    points = bases[:, None] + np.pad(subs.astype(np.int64), ((0, 0), (1, 0)))
-    require((points.reshape(-1)[: starts.size] == starts).all())
+    require(field[F_ENTRIES])
+    entries = view(field[F_ENTRIES] + ENTRY_BYTES * term.headers, ENTRY_BYTES // 2 * blocks, "<u2").reshape(-1, 6)
+    bases = entries[:, :3].astype(np.int64) @ (1 << 16 * np.arange(3))
+    subs = np.pad(entries[:, 3:].astype(np.int64), ((0, 0), (1, 0)))
+    found, known = (bases[:, None] + subs).reshape(-1)[: starts.size], subs.reshape(-1)[: starts.size] < FAR
+    require((found == starts)[known].all())

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from quidditch_core.segment import BLOCK, SUB_BLOCK, view
 
+from ..blocks import ENTRY_BYTES, FAR
 from ..build import (
     E_BLOCKS,
     E_BOUND,
     E_DOCS,
+    E_ENTRIES,
     E_FREQS,
     E_HAS_FREQS,
     E_LAST,
@@ -24,9 +26,7 @@ from ..build import (
     E_OFFSET,
     E_OUT,
     E_OUT_USED,
-    E_POS_BASE,
     E_POS_OUT,
-    E_POS_SUB,
     E_POS_USED,
     E_POSITIONS,
     E_ROWS,
@@ -99,7 +99,8 @@ def encode(job: int) -> int:
     append(at, E_OFFSET, 4, (place[:-1] - term_place[term])[headed] // 32, "<u4")
     append(at, E_WIDTH, 2, np.stack([doc_width, freq_width], axis=1)[headed], "u1")
     if at[E_NORMS]:
-        append(at, E_BOUND, 4, per_block(np.maximum, idf_free_scores(at, docs, freqs), begin)[headed], "<f4")
+        bounds = per_block(np.maximum, idf_free_scores(at, docs, freqs), begin)[headed]
+        append(at, E_BOUND, 1, np.ceil(bounds.astype(np.float64) * 255), "u1")
 
     token = exclusive_sum(freqs)  # first token of each posting
     position_at = np.zeros(starts.size, np.int64)
@@ -184,8 +185,10 @@ def encode_positions(at: list[int], token: Ints) -> Ints:
 
 def append_entry_points(at: list[int], points: Ints, begin: Ints, count: Ints) -> None:
     """Where in a term's positions the postings 0, 32, 64 and 96 of its blocks begin, as far as they exist."""
-    append(at, E_POS_BASE, 8, points[begin], "<u8")
-    subs = view(at[E_POS_SUB] + 12 * at[E_BLOCKS], 3 * begin.size, "<u4").reshape(-1, 3)
+    entries = view(at[E_ENTRIES] + ENTRY_BYTES * at[E_BLOCKS], ENTRY_BYTES * begin.size // 2, "<u2").reshape(-1, 6)
+    entries[:] = 0
+    for k in range(3):
+        entries[:, k] = points[begin] >> 16 * k & 0xFFFF
     for k in range(1, 4):
         some = np.flatnonzero(count > SUB_BLOCK * k)
-        subs[some, k - 1] = points[begin[some] + SUB_BLOCK * k] - points[begin[some]]
+        entries[some, k + 2] = np.minimum(points[begin[some] + SUB_BLOCK * k] - points[begin[some]], FAR)
