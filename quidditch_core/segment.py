@@ -35,6 +35,8 @@ GRANULE = 8192
 PADDING = 64
 """Readable bytes after every section, so that a wide load never leaves the mapping."""
 MAX_DOCS = 2**31 - 2**8
+MAX_STEP = 2**31
+"""What integers that rise evenly rise by is less."""
 
 HAS_FREQS, HAS_POSITIONS = 1, 2
 
@@ -70,11 +72,39 @@ class FieldInfo(msgspec.Struct, frozen=True):
 
 
 class Section(NamedTuple):
-    """Bytes of one section, and for a section of integers how to read them: ``base + unsigned(width)``."""
+    """Bytes of one section, and for integers how to read number i: ``base + step * i + unsigned(width)``."""
 
     data: U8
     width: int = 1
     base: int = 0
+    step: int = 0
+
+
+class Ints(NamedTuple):
+    """Integers of a section as they are stored: number i is ``base + step * i + values[i]``."""
+
+    values: NDArray[Any]
+    base: int
+    step: int
+
+    def at(self, i: int) -> int:
+        """Number i."""
+        value: int = self.values.item(i)
+        return value + self.base + self.step * i
+
+    def take(self, at: NDArray[Any]) -> NDArray[np.int64]:
+        """Some of the numbers."""
+        found: NDArray[np.int64] = self.values[at].astype(np.int64) + self.base
+        if self.step:
+            found += self.step * at.astype(np.int64)
+        return found
+
+    def all(self) -> NDArray[np.int64]:
+        """All numbers."""
+        found: NDArray[np.int64] = self.values.astype(np.int64) + self.base
+        if self.step:
+            found += self.step * np.arange(found.size)
+        return found
 
 
 class Sections(Protocol):
@@ -135,14 +165,16 @@ class RamSections:
     def section(self, name: str) -> Section:
         return self._sections[name]
 
-    def put(self, name: str, values: NDArray[Any] | bytes, *, base: int = 0, width: int | None = None) -> None:
+    def put(
+        self, name: str, values: NDArray[Any] | bytes, *, base: int = 0, width: int | None = None, step: int = 0,
+    ) -> None:
         """Add a section. An array keeps its item size as width; the bytes are copied behind padding."""
         raw = np.frombuffer(values, np.uint8) if isinstance(values, bytes) else \
             np.ascontiguousarray(values).view(np.uint8).reshape(-1)
         data = padded(raw.size)
         data[:] = raw
         item = 1 if isinstance(values, bytes) else values.dtype.itemsize
-        self._sections[name] = Section(data, item if width is None else width, base)
+        self._sections[name] = Section(data, item if width is None else width, base, step)
 
     def adopt(self, name: str, data: U8, *, width: int = 1) -> None:
         """Add a section of bytes that nobody changes any more and that has :data:`PADDING` readable bytes behind."""
@@ -155,6 +187,17 @@ class RamSections:
     def put_ints(self, name: str, values: NDArray[np.int64]) -> None:
         """Add a section of integers, each stored as its distance from the least, in 0, 1, 2, 4 or 8 bytes."""
         narrow, base, width = narrowed(values)
+        self.put(name, narrow, base=base, width=width)
+
+    def put_rising(self, name: str, values: NDArray[np.int64]) -> None:
+        """Add a section of integers that may rise evenly: less ``step`` for each before, if that takes fewer bytes."""
+        narrow, base, width = narrowed(values)
+        step = 0 if values.size < 2 else (int(values[-1]) - int(values[0])) // (values.size - 1)
+        if width and 0 < step < MAX_STEP and width < 8:
+            flat = narrowed(values - step * np.arange(values.size))
+            if flat[2] < width:
+                self.put(name, flat[0], base=flat[1], width=flat[2], step=step)
+                return
         self.put(name, narrow, base=base, width=width)
 
 
@@ -192,11 +235,13 @@ class Segment:
         """The ``count`` integers of a section, widened to int64 and cached."""
         values = self.cache.get(name)
         if values is None:
-            values, base = self.narrow(name, count)
-            values = values.astype(np.int64) + base if values.dtype != np.int64 else values + base
-            self.cache[name] = values
+            values = self.cache[name] = self.rising(name, count).all()
         result: NDArray[np.int64] = values
         return result
+
+    def rising(self, name: str, count: int) -> Ints:
+        """The ``count`` integers of a section, which may have a step."""
+        return Ints(*self.narrow(name, count), self.sections.section(name).step)
 
     def narrow(self, name: str, count: int | None = None) -> tuple[NDArray[Any], int]:
         """The integers of a section as stored (read-only, unsigned) and the base to add.
@@ -204,7 +249,7 @@ class Segment:
         Any other number of them than ``count`` is damage; without it, more than one a document.
         """
         self.sections.need(name, 0, self.sections.size(name))
-        data, width, base = self.sections.section(name)
+        data, width, base, _ = self.sections.section(name)
         found = int.from_bytes(data.tobytes()[:8], "little") if width == 0 else data.size // width
         if (data.size != 8 if width == 0 else data.size % width) or (found > self.docs + 1 if count is None
                                                                      else found != count):
@@ -214,12 +259,13 @@ class Segment:
             return np.broadcast_to(np.uint8(0), (found,)), base
         return data.view(np.int64 if width == 8 else f"<u{width}"), base
 
-    def starts(self, name: str, rows: int, end: int) -> tuple[NDArray[Any], int]:
-        """``narrow`` of a section that says where each of ``rows`` begins, and that the last ends at ``end``."""
-        known: tuple[NDArray[Any], int] | None = self.cache.get(("starts", name))
+    def starts(self, name: str, rows: int, end: int) -> Ints:
+        """A section that says where each of ``rows`` begins, and that the last ends at ``end``."""
+        known: Ints | None = self.cache.get(("starts", name))
         if known is None:
-            values, base = known = self.narrow(name, rows + 1)
-            if values.item(0) + base != 0 or values.item(rows) + base != end or (values[1:] < values[:-1]).any():
+            known = self.rising(name, rows + 1)
+            values = known.all() if known.step else known.values
+            if known.at(0) != 0 or known.at(rows) != end or (values[1:] < values[:-1]).any():
                 raise self.damaged(f"{name} does not ascend from 0 to the end", expected=f"{end} at the end")
             self.cache[("starts", name)] = known
         return known

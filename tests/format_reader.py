@@ -156,17 +156,18 @@ class SegmentFile:
         return self.raw[name]
 
     def narrow(self, name: str) -> list[int]:
-        data, [_, _, _, width, base, _] = self.section(name), self.entries[name]
+        data, [_, _, _, width, base, step, _] = self.section(name), self.entries[name]
+        assert step == 0 or (name in ("ids.start", "seq_no", "version", "primary_term") and width < 8)
         if width == 0:
             [count] = array(data, "Q")
-            return [base] * count
+            return [base + step * i for i in range(count)]
         if width == 8:
             assert base == 0
             return array(data, "q")
         values = array(data, {1: "B", 2: "H", 4: "I"}[width])
         assert not values or min(values) == 0
         assert max(values, default=0) >= 1 << (4 * width if width > 1 else 0)  # in the fewest bytes
-        return [base + value for value in values]
+        return [base + step * i + value for i, value in enumerate(values)]
 
     # Documents
 
@@ -202,12 +203,12 @@ class SegmentFile:
 
     def docs_of_id(self, id: str) -> list[int]:
         digest = hashlib.blake2b(id.encode(), digest_size=8).digest()
-        hashes, docs = array(self.section("ids.hash"), "q"), array(self.section("ids.doc"), "I")
+        hashes, docs = array(self.section("ids.hash"), "I"), array(self.section("ids.doc"), "I")
         assert len(hashes) == len(docs) == self.docs
         assert hashes == sorted(hashes)
         known = self.ids()
         pairs = zip(hashes, docs, strict=True)
-        return [doc for hash, doc in pairs if [hash] == array(digest, "q") and known[doc] == id]
+        return [doc for hash, doc in pairs if [hash] == array(digest[:4], "I") and known[doc] == id]
 
     def exists(self, field: str) -> set[int]:
         if f"exists/{field}" not in self.raw:

@@ -390,8 +390,8 @@ def segment(refreshed: Segment) -> Segment:
     """A copy that may be changed."""
     sections = RamSections()
     for name in refreshed.sections.names():
-        data, width, base = refreshed.sections.section(name)
-        sections.put(name, data.tobytes(), width=width, base=base)
+        data, width, base, step = refreshed.sections.section(name)
+        sections.put(name, data.tobytes(), width=width, base=base, step=step)
     return Segment("ram", refreshed.docs, refreshed.fields.values(), sections)
 
 
@@ -417,7 +417,7 @@ def verified(segment: Segment) -> str:
     ("terms.first/tag", "u1", lambda letter: letter + 1, "the sparse index has another term than its block"),
     ("stored", "u1", lambda brace: ord("["), "a source is not a JSON object"),
     ("ids", "u1", lambda letter: 0xFF, "an id is not UTF-8"),
-    ("ids.hash", "i8", lambda hash: hash - 1, "a hash is not that of its document's id"),
+    ("ids.hash", "u4", lambda hash: hash - 1, "a hash is not that of its document's id"),
     ("ids.doc", "u4", lambda doc: 150, "a document does not occur exactly once"),
     ("positions/body", "u1", lambda position: position | 0x80, "positions"),
 ])

@@ -66,7 +66,7 @@ def all_of(segment: Segment, after: int = 0) -> tuple[Segment, NDArray[np.int32]
 
 def frames(segment: Segment) -> list[bytes]:
     units = segment.narrow("stored.first")[0].size - 1
-    starts, base = segment.starts("stored.start", units, segment.sections.size("stored"))
+    starts, base, _ = segment.starts("stored.start", units, segment.sections.size("stored"))
     data = segment.sections.section("stored").data
     return [data[int(a) + base : int(b) + base].tobytes() for a, b in itertools.pairwise(starts)]
 

@@ -181,7 +181,7 @@ class Builder:
                             for part in self._numbers], axis=1)
         write_ids(sections, self._ids, id_hashes(self._ids) if hashes is None else hashes.result())
         for column, name in enumerate(NUMBERS):
-            sections.put_ints(name, numbers[:, column])
+            sections.put_rising(name, numbers[:, column])
         codec = self._sources.write(sections)
         return Segment(f"ram-{next(_names)}", size, fields, sections, stored="zstd" if codec else "raw", codec=codec)
 

@@ -101,7 +101,7 @@ class Cautious:
         section = self._guarded(name, lambda: self._verified(name))
         if section is None:
             return None
-        _, width, base = section
+        _, width, base, _ = section
         if (size != 8 if width == 0 else size % width) or not -(2**63) <= base < 2**63 or (width == 8 and base):
             self._complain(name, "no narrow integers", f"{size} bytes, width {width}, base {base}", None)
             return None
@@ -119,11 +119,11 @@ class Cautious:
         if there != count:
             self._complain(name, "the section has a wrong number of values", there, count)
             return None
-        data, width, base = self.segment.sections.section(name)
-        if width == 0:
+        data, width, base, step = self.segment.sections.section(name)
+        if width == 0 and not step:
             return np.broadcast_to(np.int64(base), (count,))
-        most = int(data.view(f"<u{width}").max()) if width < 8 and data.size else 0
-        if base + most >= 2**63:
+        most = int(data.view(f"<u{width}").max()) if 0 < width < 8 and data.size else 0
+        if base + most + step * count >= 2**63:
             self._complain(name, "values beyond 64 bits", base + most, None)
             return None
         return self.segment.ints(name, count)

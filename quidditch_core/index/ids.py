@@ -1,4 +1,4 @@
-"""From ids to documents: sorted 64-bit hashes with the document of each, verified against the id itself."""
+"""From ids to documents: sorted 32-bit hashes with the document of each, verified against the id itself."""
 
 from __future__ import annotations
 
@@ -34,22 +34,27 @@ def id_bytes(id: Any) -> bytes:
     return data
 
 
-def id_hash(id: bytes) -> int:
-    """Signed 64-bit hash of an id; part of the format."""
+def wide_hash(id: bytes) -> int:
+    """Signed 64-bit hash of an id."""
     return int.from_bytes(blake2b(id, digest_size=8).digest(), "little", signed=True)
 
 
-def id_hashes(keys: Sequence[bytes]) -> NDArray[np.int64]:
+def id_hash(id: bytes) -> int:
+    """The hash of an id that the format has: the low 32 bits of the wide one."""
+    return wide_hash(id) & 0xFFFFFFFF
+
+
+def id_hashes(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     """The hashes of many ids."""
     if len(keys) < MANY:
-        return np.array([id_hash(key) for key in keys], np.int64)
+        return np.array([id_hash(key) for key in keys], np.uint32)
     data, ends = joined(keys)
-    hashes, scratch = np.empty(len(keys), np.int64), np.empty(kernels.SCRATCH_BYTES, np.uint8)
-    kernels.hash_ids(address(data), address(ends), ends.size, address(kernels.ORDER), address(scratch), address(hashes))
-    return hashes
+    wide, scratch = np.empty(len(keys), np.uint64), np.empty(kernels.SCRATCH_BYTES, np.uint8)
+    kernels.hash_ids(address(data), address(ends), ends.size, address(kernels.ORDER), address(scratch), address(wide))
+    return wide.astype(np.uint32)
 
 
-def write_ids(sections: RamSections, ids: list[bytes], hashes: NDArray[np.int64]) -> None:
+def write_ids(sections: RamSections, ids: list[bytes], hashes: NDArray[np.uint32]) -> None:
     """Write ``ids`` (document order), whose hashes are known, and their index."""
     ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
     _write(sections, b"".join(ids), ends, hashes)
@@ -68,17 +73,17 @@ def merge_ids(sections: RamSections, sources: Sequence[tuple[Segment, NDArray[np
         docs = segment.array("ids.doc", np.uint32, segment.docs)
         if segment.docs and int(docs.max()) >= segment.docs:
             raise segment.damaged("ids.doc names a document that is not there", found=int(docs.max()))
-        by_doc = np.zeros(segment.docs, np.int64)
+        by_doc = np.zeros(segment.docs, np.uint32)
         by_doc[docs] = _index(segment)
         hashes.append(by_doc[live])
     _write(sections, np.concatenate(data), np.cumsum(np.concatenate(sizes)), np.concatenate(hashes))
 
 
 def _write(
-    sections: RamSections, data: NDArray[np.uint8] | bytes, ends: NDArray[np.int64], hashes: NDArray[np.int64],
+    sections: RamSections, data: NDArray[np.uint8] | bytes, ends: NDArray[np.int64], hashes: NDArray[np.uint32],
 ) -> None:
     sections.put("ids", data)
-    sections.put_ints("ids.start", np.concatenate([np.zeros(1, np.int64), ends]))
+    sections.put_rising("ids.start", np.concatenate([np.zeros(1, np.int64), ends]))
     order = np.argsort(hashes, kind="stable")
     sections.put("ids.hash", hashes[order])
     sections.put("ids.doc", order.astype(np.uint32))
@@ -90,30 +95,31 @@ WHOLE = 4 << 20
 
 def id_of(segment: Segment, doc: int) -> bytes:
     """The id of a document."""
-    starts, base, data, whole = _table(segment)
-    start, end = starts[doc] + base, starts[doc + 1] + base
+    starts, base, step, data, whole = _table(segment)
+    start, end = starts[doc] + base + step * doc, starts[doc + 1] + base + step * (doc + 1)
     if not whole:
         segment.sections.need("ids", start, end - start)
     return bytes(data[start:end])
 
 
-def _table(segment: Segment) -> tuple[memoryview, int, memoryview, bool]:
-    """Starts and their base, the bytes of the ids, and whether all of them are readable."""
-    table: tuple[memoryview, int, memoryview, bool] | None = segment.cache.get("ids.table")
+def _table(segment: Segment) -> tuple[memoryview, int, int, memoryview, bool]:
+    """Starts, their base and step, the bytes of the ids, and whether all of them are readable."""
+    table: tuple[memoryview, int, int, memoryview, bool] | None = segment.cache.get("ids.table")
     if table is None:
         size = segment.sections.size("ids")
         whole = size <= WHOLE
         if whole:
             segment.sections.need("ids", 0, size)
-        starts, base = segment.starts("ids.start", segment.docs, size)
-        table = segment.cache["ids.table"] = starts.data, base, segment.sections.section("ids").data.data, whole
+        starts, base, step = segment.starts("ids.start", segment.docs, size)
+        data = segment.sections.section("ids").data.data
+        table = segment.cache["ids.table"] = starts.data, base, step, data, whole
     return table
 
 
 def ids_of(segment: Segment, docs: list[int]) -> list[str]:
     """The ids of some documents."""
-    starts, base, data, whole = _table(segment)
-    ranges = [(starts[doc] + base, starts[doc + 1] + base) for doc in docs]
+    starts, base, step, data, whole = _table(segment)
+    ranges = [(starts[doc] + base + step * doc, starts[doc + 1] + base + step * (doc + 1)) for doc in docs]
     if not whole:
         segment.sections.need_all("ids", [(begin, end - begin) for begin, end in ranges])
     try:
@@ -135,7 +141,7 @@ def find(segment: Segment, id: bytes, hash: int) -> Iterator[int]:
     if segment.docs == 0:
         return
     hashes = _index(segment)
-    at = int(hashes.searchsorted(hash))
+    at = int(hashes.searchsorted(np.uint32(hash)))
     docs = segment.array("ids.doc", np.uint32, segment.docs)
     while at < hashes.size and hashes[at] == hash:
         doc = int(docs[at])
@@ -146,7 +152,7 @@ def find(segment: Segment, id: bytes, hash: int) -> Iterator[int]:
         at += 1
 
 
-def candidates(segment: Segment, hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def candidates(segment: Segment, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Which of many hashes this segment has at all."""
     index = _index(segment)
     at = index.searchsorted(hashes)
@@ -154,8 +160,8 @@ def candidates(segment: Segment, hashes: NDArray[np.int64]) -> NDArray[np.bool_]
     return found
 
 
-def _index(segment: Segment) -> NDArray[np.int64]:
-    index: NDArray[np.int64] | None = segment.cache.get("ids.hash")
+def _index(segment: Segment) -> NDArray[np.uint32]:
+    index: NDArray[np.uint32] | None = segment.cache.get("ids.hash")
     if index is None:
-        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.int64, segment.docs)
+        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.uint32, segment.docs)
     return index

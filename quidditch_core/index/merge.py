@@ -76,9 +76,8 @@ def merge(
     for name in NUMBERS:
         parts = []
         for (segment, _), numbers in zip(sources, maps, strict=True):
-            values, base = segment.narrow(name, segment.docs)
-            parts.append(values[numbers >= 0].astype(np.int64) + base)
-        sections.put_ints(name, np.concatenate(parts))
+            parts.append(segment.rising(name, segment.docs).all()[numbers >= 0])
+        sections.put_rising(name, np.concatenate(parts))
     having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)]
     stored = documents.merge_raw(having) if codec is None else documents.merge(having, codec, pace, threads)
     for name in stored.names():

@@ -216,7 +216,7 @@ class Reader:
         if found is None:
             return None
         segment, doc = found
-        seq_no, version, term = (int(segment.ints(name, segment.docs)[doc]) for name in NUMBERS)
+        seq_no, version, term = (segment.rising(name, segment.docs).at(doc) for name in NUMBERS)
         return Document(id, stored_reader(segment).read(doc), seq_no, version, term)
 
     def segments(self) -> list[SegmentInfo]:

@@ -131,18 +131,19 @@ class Source:
         placed = examination.intact("ids.start")
         trusted = placed and examination.intact("ids")
         hashes = self._stored_hashes()
-        known = set(hashes.values())
+        paired = examination.intact("ids.hash") and examination.intact("ids.doc")
+        known: set[int] = set() if paired or not placed else set(hashes.values())
         raw = data.tobytes()
         for doc, (start, stop) in enumerate(pairwise(starts.tolist())):
             id = raw[max(start, 0) : stop]
             if 0 < stop - start == len(id) <= MAX_ID_BYTES and is_utf8(id) and (
-                    trusted or hashes.get(doc) == (hash := id_hash(id)) or (placed and hash in known)):
+                    trusted or hashes.get(doc) == (hash := id_hash(id)) or hash in known):
                 ids[doc] = id
         return ids
 
     def _stored_hashes(self) -> dict[int, int]:
         """The hash of each document's id, as the segment has it."""
-        hashes = self._cautious.array("ids.hash", np.int64, self.docs)
+        hashes = self._cautious.array("ids.hash", np.uint32, self.docs)
         docs = self._cautious.array("ids.doc", np.uint32, self.docs)
         return {} if hashes is None or docs is None else dict(zip(docs.tolist(), hashes.tolist(), strict=True))
 
@@ -172,7 +173,7 @@ def read_segment(
     found = examine(tier, name, entry, mend=True, progress=progress)
     mended += [f"{name}: {one}" for one in found.mended]
     segment = found.segment
-    if segment is None or segment.sections.size("ids.hash") != 8 * segment.docs:
+    if segment is None or segment.sections.size("ids.hash") != 4 * segment.docs:
         return found.problems[0].what if found.problems else "its number of documents is in doubt"
     return Source(found, entry, _state(tier, entry, segment.docs, mended))
 

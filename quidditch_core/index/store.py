@@ -87,8 +87,8 @@ def write_keys(places: Places, name: str, segment: Segment, tail: bytes) -> Keys
     sections = RamSections()
     for kind in _KEYS:
         segment.sections.need(kind, 0, segment.sections.size(kind))
-        data, width, base = segment.sections.section(kind)
-        sections.put(kind, data, base=base, width=width)
+        data, width, base, step = segment.sections.section(kind)
+        sections.put(kind, data, base=base, width=width, step=step)
     sections.put("tail", tail)
     codec = codec_named("default")
     tails: list[segment_file.Tail] = []

@@ -19,7 +19,7 @@ from ..fields import FLOAT_TYPES, INTEGER_RANGES
 from ..segment import GRANULE, FieldInfo, Segment, bitmap_words
 from .columns import code_floats, float_codes
 from .findings import Cautious, Findings, is_utf8
-from .ids import MAX_ID_BYTES, all_ids, id_hash
+from .ids import MAX_ID_BYTES, all_ids, wide_hash
 from .units import Unit, units
 from .verify_postings import Mask, PostingsCheck
 
@@ -48,7 +48,7 @@ class _Verification:
     def run(self) -> Numbers | None:
         docs, find = self.docs, self.findings
         # The one section of documents that cannot be narrow: no number of documents is believed without it.
-        hashes = self.cautious.array("ids.hash", np.int64, docs) if docs >= 0 else None
+        hashes = self.cautious.array("ids.hash", np.uint32, docs) if docs >= 0 else None
         if hashes is None:
             find.add("tail", "the number of documents is in doubt, so that nothing else was checked", docs)
             return None
@@ -62,7 +62,7 @@ class _Verification:
 
     # Documents
 
-    def _ids(self, hashes: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    def _ids(self, hashes: NDArray[np.uint32]) -> NDArray[np.int64] | None:
         find, docs, sections = self.findings, self.docs, self.segment.sections
         order = self.cautious.array("ids.doc", np.uint32, docs)
         starts = self.cautious.ints("ids.start", docs + 1)
@@ -73,7 +73,7 @@ class _Verification:
                       f"1 to {MAX_ID_BYTES} bytes")
             with find.reading("ids"):
                 ids = all_ids(self.segment)
-                computed = np.fromiter(map(id_hash, ids), np.int64, docs)
+                computed = np.fromiter(map(wide_hash, ids), np.int64, docs)
                 wrong = np.fromiter((not is_utf8(id) for id in ids), np.bool_, docs)
                 find.none("ids", "an id is not UTF-8", wrong, lambda doc: f"document {doc}: {ids[doc]!r}")
         find.none("ids.hash", "the hashes of ids do not ascend", hashes[1:] < hashes[:-1], "entry {}".format)
@@ -85,7 +85,7 @@ class _Verification:
         find.none("ids.doc", "equal hashes are not in the order of documents",
                   (hashes[1:] == hashes[:-1]) & (order[1:] < order[:-1]), "entry {}".format)
         if computed is not None:
-            find.none("ids.hash", "a hash is not that of its document's id", computed[order] != hashes,
+            find.none("ids.hash", "a hash is not that of its document's id", (computed[order] & 0xFFFFFFFF) != hashes,
                       lambda i: f"document {order[i]}")
         return computed
 

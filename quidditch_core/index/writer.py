@@ -437,8 +437,7 @@ def candidate(position: int, holding: Holding) -> merging.Candidate:
 
 
 def _number(segment: Segment, name: str, doc: int) -> int:
-    values, base = segment.narrow(name, segment.docs)
-    return int(values[doc]) + base
+    return segment.rising(name, segment.docs).at(doc)
 
 
 def new_manifest(mapping: Mapping, settings: Settings, tiers: Tiers | None = None) -> Manifest:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import CorruptIndexError, FormatError
 from ...files import PAGE_SIZE, Blob, Bytes
-from ...segment import MAX_DOCS, PADDING, FieldInfo, Section, Sections, Segment
+from ...segment import MAX_DOCS, MAX_STEP, PADDING, FieldInfo, Section, Sections, Segment
 from .stored import StoredCodec, compress
 
 MAGIC = b"QDSEGMNT"
@@ -30,10 +30,12 @@ _KINDS = frozenset({
     "column", "column.start", "column.min", "column.max", "ids", "ids.start", "ids.hash", "ids.doc", "seq_no",
     "version", "primary_term", "tail", "stored", "stored.start", "stored.first", "stored.dictionary"})
 """Sections that this version knows; it writes none that a reader may ignore."""
+_RISING = frozenset({"ids.start", "seq_no", "version", "primary_term"})
+"""Sections that may have a step."""
 
 
 class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One section: bytes [offset, offset + length), read as ``base`` + unsigned integers of ``width`` bytes.
+    """One section: bytes [offset, offset + length); number i is ``base + step * i`` + an unsigned of ``width`` bytes.
 
     A reader may ignore a section that it does not know only if it is ``optional``.
     """
@@ -43,6 +45,7 @@ class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
     length: int
     width: int = 1
     base: int = 0
+    step: int = 0
     optional: bool = False
 
 
@@ -83,8 +86,8 @@ def write(
     def emit(name: str, sections: Sections) -> Iterator[Bytes]:
         nonlocal offset
         sections.need(name, 0, sections.size(name))
-        data, width, base = sections.section(name)
-        entries.append(SectionEntry(name, offset, data.size, width, base))
+        data, width, base, step = sections.section(name)
+        entries.append(SectionEntry(name, offset, data.size, width, base, step))
         pad = -data.size % ALIGN
         offset += data.size + pad
         yield data.data
@@ -208,7 +211,7 @@ class BlobSections:
             data = self._tail[at : at + entry.length]
         else:
             data = self._bytes[entry.offset : entry.offset + entry.length]
-        return Section(data, entry.width, entry.base)
+        return Section(data, entry.width, entry.base, entry.step)
 
 
 def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int, tail: bytes | None = None) -> Segment:
@@ -245,7 +248,8 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int, tail: bytes |
         if entry.offset < 0 or entry.length < 0 or entry.offset + entry.length > end \
                 or entry.offset < tail_offset < entry.offset + entry.length \
                 or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset) \
-                or not -(2**63) <= entry.base < 2**63:
+                or not -(2**63) <= entry.base < 2**63 \
+                or not 0 <= entry.step < (MAX_STEP if entry.name in _RISING else 1):
             raise _damaged(blob, "a section lies outside the file", entry)
         if entry.name.partition("/")[0] not in _KINDS and not entry.optional:
             raise FormatError("the segment has a section that this version does not know", path=blob.name,

@@ -145,7 +145,7 @@ def _copied(sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredC
 def _raw_unit(segment: Segment) -> int:
     """Raw bytes of a unit, by a few of them."""
     units = segment.narrow("stored.first")[0].size - 1
-    starts, base = segment.starts("stored.start", units, segment.sections.size("stored"))
+    starts, base, _ = segment.starts("stored.start", units, segment.sections.size("stored"))
     sizes = []
     for unit in range(0, units, max(1, units // 8)):
         start = int(starts[unit]) + base
@@ -169,7 +169,7 @@ def frame_size(segment: Segment, frame: bytes) -> int:
 def documents(segment: Segment, numbers: NDArray[np.int32]) -> Iterator[Documents]:
     """The documents that live (numbers[d] >= 0), a few megabytes at a time."""
     if segment.stored == "raw":
-        starts, base = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
+        starts, base, _ = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
         edges = starts.astype(np.int64) + base
         data = segment.sections.section("stored").data.data
         doc = 0
@@ -325,7 +325,7 @@ class Frames:
         """Copy the units of a segment, but for those with deleted documents."""
         firsts, first_base = segment.narrow("stored.first")
         edges = firsts.astype(np.int64) + first_base
-        starts, base = segment.starts("stored.start", edges.size - 1, segment.sections.size("stored"))
+        starts, base, _ = segment.starts("stored.start", edges.size - 1, segment.sections.size("stored"))
         places = starts.astype(np.int64) + base
         if edges.size < 2 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
             raise segment.damaged("stored units do not follow each other")
@@ -383,7 +383,7 @@ class StoredReader:
         if not docs:
             return []
         if segment.stored == "raw":
-            starts, base = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
+            starts, base, _ = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
             edges = [(starts.item(doc) + base, starts.item(doc + 1) + base) for doc in docs]
             segment.sections.need_all("stored", [(start, end - start) for start, end in edges])
             data = segment.sections.section("stored").data
@@ -455,7 +455,7 @@ class StoredReader:
         if self._known is None:
             sections = self._segment.sections
             firsts, base = self._segment.narrow("stored.first")
-            starts, start = self._segment.starts("stored.start", firsts.size - 1, sections.size("stored"))
+            starts, start, _ = self._segment.starts("stored.start", firsts.size - 1, sections.size("stored"))
             self._known = _Table(firsts, int(np.iinfo(firsts.dtype).max), firsts.data, base, starts.data, start,
                                  sections.section("stored").data.data)
         return self._known
