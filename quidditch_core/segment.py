@@ -109,7 +109,11 @@ class Ints(NamedTuple):
 
 class Sections(Protocol):
     """Who answers for a segment's bytes. ``need`` makes bytes readable (verified, present) or raises; ``need_all``
-    does so for several ranges, each (start, length), at once."""
+    does so for several ranges, each (start, length), at once, and ``part`` gives the section as well.
+
+    A section that is not ``lasting`` is decoded for whoever asks: it is read through ``part`` or ``section`` each time,
+    and not kept. ``address`` is for those that are.
+    """
 
     def __contains__(self, name: str) -> bool: ...
     def names(self) -> Iterable[str]: ...
@@ -118,6 +122,8 @@ class Sections(Protocol):
     def need(self, name: str, start: int, length: int) -> None: ...
     def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None: ...
     def section(self, name: str) -> Section: ...
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section: ...
+    def lasting(self, name: str) -> bool: ...
 
 
 class TermInfo(NamedTuple):
@@ -164,6 +170,12 @@ class RamSections:
 
     def section(self, name: str) -> Section:
         return self._sections[name]
+
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section:
+        return self._sections[name]
+
+    def lasting(self, name: str) -> bool:
+        return True
 
     def put(
         self, name: str, values: NDArray[Any] | bytes, *, base: int = 0, width: int | None = None, step: int = 0,
@@ -241,15 +253,20 @@ class Segment:
 
     def rising(self, name: str, count: int) -> Ints:
         """The ``count`` integers of a section, which may have a step."""
-        return Ints(*self.narrow(name, count), self.sections.section(name).step)
+        values, base = self.narrow(name, count)
+        return Ints(values, base, self.sections.part(name, ()).step)
 
-    def narrow(self, name: str, count: int | None = None) -> tuple[NDArray[Any], int]:
+    def narrow(
+        self, name: str, count: int | None = None, ranges: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[NDArray[Any], int]:
         """The integers of a section as stored (read-only, unsigned) and the base to add.
 
-        Any other number of them than ``count`` is damage; without it, more than one a document.
+        Any other number of them than ``count`` is damage; without it, more than one a document. ``ranges`` of bytes are
+        what will be read of a section that is not lasting.
         """
-        self.sections.need(name, 0, self.sections.size(name))
-        data, width, base, _ = self.sections.section(name)
+        if ranges is None or name not in self.sections or self.sections.lasting(name):
+            ranges = [(0, self.sections.size(name))]
+        data, width, base, _ = self.sections.part(name, ranges)
         found = int.from_bytes(data.tobytes()[:8], "little") if width == 0 else data.size // width
         if (data.size != 8 if width == 0 else data.size % width) or (found > self.docs + 1 if count is None
                                                                      else found != count):
@@ -262,23 +279,26 @@ class Segment:
     def starts(self, name: str, rows: int, end: int) -> Ints:
         """A section that says where each of ``rows`` begins, and that the last ends at ``end``."""
         known: Ints | None = self.cache.get(("starts", name))
-        if known is None:
-            known = self.rising(name, rows + 1)
-            values = known.all() if known.step else known.values
-            if known.at(0) != 0 or known.at(rows) != end or (values[1:] < values[:-1]).any():
+        if known is not None:
+            return known
+        found = self.rising(name, rows + 1)
+        if ("ascends", name) not in self.cache:
+            values = found.all() if found.step else found.values
+            if found.at(0) != 0 or found.at(rows) != end or (values[1:] < values[:-1]).any():
                 raise self.damaged(f"{name} does not ascend from 0 to the end", expected=f"{end} at the end")
-            self.cache[("starts", name)] = known
-        return known
+            self.cache["ascends", name] = True
+        if self.sections.lasting(name):
+            self.cache[("starts", name)] = found
+        return found
 
     def array(self, name: str, dtype: Any, count: int | None = None) -> NDArray[Any]:
         """A section as a read-only array of ``dtype``; any other number of items than ``count`` is damage."""
         size = self.sections.size(name)
-        self.sections.need(name, 0, size)
         item = np.dtype(dtype).itemsize
         if size % item or (count is not None and size != count * item):
             raise self.damaged(f"{name} has a wrong size", found=f"{size} bytes",
                                expected=f"{count} times {item} bytes" if count is not None else None)
-        return self.sections.section(name).data.view(dtype)
+        return self.sections.part(name, [(0, size)]).data.view(dtype)
 
     def text(self, data: bytes) -> str:
         """An id or a term as text."""

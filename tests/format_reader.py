@@ -71,6 +71,51 @@ def vertical(data: bytes, bits: int) -> list[int]:
     return values
 
 
+def decoded(data: bytes, size: int, width: int) -> bytes:
+    """A section as it is read."""
+    if len(data) == size:
+        return data
+    assert size % width == 0
+    granules = (size // width + 8191) // 8192
+    lengths = array(data[len(data) - 4 * granules :], "I")
+    coded = Bytes(data[: len(data) - 4 * granules])
+    found = b""
+    for at, length in enumerate(lengths):
+        found += granule(coded.take(length), min(8192, size // width - 8192 * at), width)
+    assert coded.done
+    return found
+
+
+def granule(data: bytes, count: int, width: int) -> bytes:
+    transform, bits, value, pace, least = struct.unpack_from("<BBqqq", data)
+    body = data[26:]
+    table = []
+    if transform == 4:
+        table, body = array(body[: 8 * value], "q"), body[8 * value :]
+    if bits < 128:
+        numbers = stream(body, count, bits)
+    else:
+        planes = zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
+        assert len(planes) == (bits - 128) * count
+        numbers = [int.from_bytes(planes[i::count], "little") for i in range(count)]
+    values = []
+    for number in numbers:
+        if transform == 0:
+            value = least + number
+        elif transform == 1:
+            value += least + number
+        elif transform == 2:
+            pace += least + number
+            value += pace
+        elif transform == 3:
+            value ^= number << least
+        else:
+            assert transform == 4
+            value = table[number]
+        values.append(value % 2 ** (8 * width))
+    return b"".join(value.to_bytes(width, "little") for value in values)
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     header, _, payload = path.read_bytes().partition(b"\n")
     name, version, size, crc = header.split(b" ")
@@ -133,7 +178,8 @@ class SegmentFile:
         self.docs: int = self.contents["docs"]
         self.fields = {field["name"]: field for field in self.contents["fields"]}
         self.entries = {entry[0]: entry for entry in self.contents["sections"]}
-        self.raw = {name: data[at : at + size] for name, at, size, *_ in self.contents["sections"]}
+        self.raw = {name: decoded(data[at : at + length], size, width)
+                    for name, at, length, size, width, *_ in self.contents["sections"]}
         self.optional = {name for name, *_, optional in self.contents["sections"] if optional}
         self.tail_kinds = {name.partition("/")[0] for name, at, *_ in self.contents["sections"] if at >= offset}
         self.used: set[str] = set()
@@ -142,7 +188,8 @@ class SegmentFile:
     def _check_that_nothing_else_is_there(self, data: bytes, tail: int, tail_sections_end: int) -> None:
         assert tail % 64 == 0
         at = 0
-        for _, offset, length, *_ in sorted(self.contents["sections"], key=lambda entry: entry[1:3]):
+        for _, offset, length, size, *_ in sorted(self.contents["sections"], key=lambda entry: entry[1:3]):
+            assert length == size or (length < size and offset < tail)
             if at == tail - 64:
                 assert data[at:tail] == bytes(64)
                 at = tail
@@ -156,7 +203,7 @@ class SegmentFile:
         return self.raw[name]
 
     def narrow(self, name: str) -> list[int]:
-        data, [_, _, _, width, base, step, _] = self.section(name), self.entries[name]
+        data, [_, _, _, _, width, base, step, _] = self.section(name), self.entries[name]
         assert step == 0 or (name in ("ids.start", "seq_no", "version", "primary_term") and width < 8)
         if width == 0:
             [count] = array(data, "Q")

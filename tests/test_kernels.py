@@ -246,6 +246,13 @@ class FencedSections:
     def section(self, name: str) -> Section:
         return self._sections[name]
 
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section:
+        self.need_all(name, ranges)
+        return self._sections[name]
+
+    def lasting(self, name: str) -> bool:
+        return True
+
 
 def fenced(part: NDArray[Any]) -> NDArray[np.uint8]:
     data = part.view(np.uint8)

@@ -95,30 +95,48 @@ def exists(segment: Segment, name: str) -> NDArray[np.uint64]:
 
 
 class Column(NamedTuple):
-    """A column as it is stored: unsigned integers (signed if eight bytes) whose codes are ``base`` more.
+    """A column as it is stored: ``size`` unsigned integers of ``width`` bytes (signed if 8), whose codes are ``base``
+    more.
 
     A row is a document, or, where ``starts`` says at which row each document begins, one of its values.
     """
 
     segment: Segment
     info: FieldInfo
-    values: NDArray[Any]
+    size: int
+    width: int
     base: int
+    lasting: bool
     starts: NDArray[Any] | None
     starts_base: int
 
-    @property
-    def width(self) -> int:
-        return _width(self.values)
+    def values(self, granules: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """The integers, those of some granules or all: a column that is not lasting is decoded no further."""
+        ranges = None
+        if granules is not None and not self.lasting:
+            granule = GRANULE * self.width
+            size = self.size * self.width
+            ranges = [(start, min(granule, size - start)) for start in (np.flatnonzero(granules) * granule).tolist()]
+        return self.segment.narrow(f"column/{self.info.name}", self.size, ranges)[0]
 
-    @property
-    def at(self) -> int:
-        return address(self.values)
+    def at_rows(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """The codes of some rows."""
+        granules = None
+        if not self.lasting:
+            granules = np.zeros(-(-self.size // GRANULE), np.bool_)
+            granules[rows // GRANULE] = True
+        codes: NDArray[np.int64] = self.values(granules)[rows].astype(np.int64)
+        codes += self.base
+        return codes
 
-    @property
-    def size(self) -> int:
-        """How many rows there are."""
-        return int(self.values.size)
+    def of_rows(self, rows: Bitmap | None) -> NDArray[Any]:
+        """The integers, at least those of the rows of a bitmap (None: of all)."""
+        if rows is None or self.lasting:
+            return self.values()
+        words = np.zeros(-(-self.size // GRANULE) * (GRANULE // 64), np.uint64)
+        used = min(words.size, rows.size)
+        words[:used] = rows[:used]
+        return self.values(words.reshape(-1, GRANULE // 64).max(axis=1) != 0)
 
     @property
     def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -163,12 +181,12 @@ class Column(NamedTuple):
             else:
                 places = np.flatnonzero(has(exists(self.segment, self.info.name), docs))
                 docs = docs[places]
-            return places, self.values[docs].astype(np.int64) + self.base
+            return places, self.at_rows(docs)
         begins = self.starts[docs].astype(np.int64) + self.starts_base
         counts = self.starts[docs + np.int64(1)].astype(np.int64) + self.starts_base - begins
         places = np.repeat(np.arange(docs.size), counts)
         rows = np.arange(places.size) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
-        return places, self.values[rows].astype(np.int64) + self.base
+        return places, self.at_rows(rows)
 
 
 def column(segment: Segment, name: str) -> Column | None:
@@ -176,12 +194,14 @@ def column(segment: Segment, name: str) -> Column | None:
     info = segment.fields.get(name)
     if info is None or not info.column or info.exists == 0:
         return None
-    if not info.multi_valued:
-        return Column(segment, info, *segment.narrow(f"column/{name}", segment.docs), None, 0)
-    starts, base = segment.narrow(f"column.start/{name}", segment.docs + 1)
-    size = starts.item(segment.docs) + base
-    segment.starts(f"column.start/{name}", segment.docs, size)
-    return Column(segment, info, *segment.narrow(f"column/{name}", size), starts, base)
+    size, starts, starts_base = segment.docs, None, 0
+    if info.multi_valued:
+        starts, starts_base = segment.narrow(f"column.start/{name}", segment.docs + 1)
+        size = starts.item(segment.docs) + starts_base
+        segment.starts(f"column.start/{name}", segment.docs, size)
+    values, base = segment.narrow(f"column/{name}", size, ())
+    return Column(segment, info, size, _width(values), base, segment.sections.lasting(f"column/{name}"), starts,
+                  starts_base)
 
 
 def _width(values: NDArray[Any]) -> int:
@@ -205,7 +225,8 @@ def in_range(segment: Segment, name: str, low: int, high: int) -> Bitmap:
         return np.zeros(bitmap_words(segment.docs), np.uint64)
     rows = np.zeros(bitmap_words(found.size), np.uint64)
     least, most = found.bounds
-    kernels.in_range(found.at, found.width, found.base, found.size, low, high, address(least), address(most),
+    values = found.values(_cut(least, most, low, high))
+    kernels.in_range(address(values), found.width, found.base, found.size, low, high, address(least), address(most),
                      address(rows))
     return found.docs(rows)
 
@@ -216,8 +237,13 @@ def granules_read(segment: Segment, name: str, low: int, high: int) -> tuple[int
     if found is None:
         return 0, 0
     least, most = found.bounds
-    apart = (most < low) | (least > high) | ((least >= low) & (most <= high))
-    return int(least.size - np.count_nonzero(apart)) if low <= high else 0, int(least.size)
+    return int(np.count_nonzero(_cut(least, most, low, high))) if low <= high else 0, int(least.size)
+
+
+def _cut(least: NDArray[np.int64], most: NDArray[np.int64], low: int, high: int) -> NDArray[np.bool_]:
+    """The granules that lie neither outside of [low, high] nor inside."""
+    cut: NDArray[np.bool_] = (most >= low) & (least <= high) & ((least < low) | (most > high))
+    return cut
 
 
 def count_ordinals(column: Column, docs: Bitmap | None, size: int) -> NDArray[np.int64]:
@@ -228,7 +254,8 @@ def count_ordinals(column: Column, docs: Bitmap | None, size: int) -> NDArray[np
     rows = column.rows(docs)
     tables = 4 if size < _FOUR_TABLES else 1
     counts = np.zeros((tables, size + 1), np.uint32)
-    kernels.count_integers(column.at, column.width, column.size, 0 if rows is None else address(rows),
+    values = column.of_rows(rows)
+    kernels.count_integers(address(values), column.width, column.size, 0 if rows is None else address(rows),
                            address(counts), size, counts.strides[0] if tables > 1 else 0)
     found: NDArray[np.int64] = counts.sum(axis=0, dtype=np.int64)
     if found[size]:
@@ -241,8 +268,10 @@ def count_between(column: Column, docs: Bitmap | None, edges: NDArray[np.int64],
     """How many of ``docs`` have a code from each edge to the next, and to ``last`` for the last one."""
     rows = column.rows(docs)
     counts = np.zeros(edges.size, np.int64)
-    if kernels.count_between(column.at, column.width, column.base, column.size, 0 if rows is None else address(rows),
-                             address(edges), edges.size, last, address(counts)) < 0:
+    values = column.of_rows(rows)
+    if kernels.count_between(address(values), column.width, column.base, column.size,
+                             0 if rows is None else address(rows), address(edges), edges.size, last,
+                             address(counts)) < 0:
         raise column.segment.damaged(f"column/{column.info.name} has values outside of its granules' bounds")
     return counts
 
@@ -261,7 +290,8 @@ def summary(column: Column, docs: Bitmap | None) -> Summary:
     rows = column.rows(docs)
     out = np.zeros(kernels.S_SLOTS, np.int64)
     kernel = kernels.sum_numbers if column.info.column == "f64" else kernels.sum_codes
-    kernel(column.at, column.width, column.base, column.size, 0 if rows is None else address(rows), address(out))
+    values = column.of_rows(rows)
+    kernel(address(values), column.width, column.base, column.size, 0 if rows is None else address(rows), address(out))
     count, least, most, low, high = out.tolist()[: kernels.S_SUM]
     if column.info.column == "f64":
         total, lost = out[kernels.S_SUM :].view(np.float64).tolist()
@@ -292,9 +322,15 @@ def first_docs(
     wanted = min(wanted, found.size)
     keys, rows = np.empty(wanted, np.int64), np.empty(wanted, np.int64)
     accept = found.rows(docs)
-    size = kernels.first_rows(found.at, found.width, found.base, found.size, 0 if accept is None else address(accept),
-                              -1 if descending else 0, address(granules), address(bounds), granules.size, wanted,
-                              address(keys), address(rows))
+    tried = granules.size if found.lasting else 1
+    while True:  # granules in the order of what they can hold, so that only the first are decoded
+        values = found.values(np.isin(np.arange(granules.size), granules[:tried]))
+        size = kernels.first_rows(address(values), found.width, found.base, found.size,
+                                  0 if accept is None else address(accept), -1 if descending else 0, address(granules),
+                                  address(bounds), tried, wanted, address(keys), address(rows))
+        if tried == granules.size or (size == wanted and bounds[tried] > keys[size - 1]):
+            break
+        tried = min(2 * tried, granules.size)
     rows = rows[:size]
     return np.concatenate([rows, absent if missing_first else absent[: limit - size]])
 
@@ -320,7 +356,7 @@ def sort_codes(
         starts = found.starts
         at = np.where(present, starts[docs + np.int64(1)].astype(np.int64) - 1 if greatest
                       else starts[docs].astype(np.int64), -found.starts_base) + found.starts_base
-    return found.values[at].astype(np.int64) + found.base, present
+    return found.at_rows(at), present
 
 
 def column_values(segment: Segment, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -108,8 +108,7 @@ class Cautious:
         return int.from_bytes(section.data.tobytes(), "little") if width == 0 else size // width
 
     def _verified(self, name: str) -> Any:
-        self.segment.sections.need(name, 0, self.segment.sections.size(name))
-        return self.segment.sections.section(name)
+        return self.segment.sections.part(name, [(0, self.segment.sections.size(name))])
 
     def ints(self, name: str, count: int) -> NDArray[np.int64] | None:
         """A section that has to be ``count`` narrow integers."""

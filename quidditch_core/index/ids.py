@@ -95,33 +95,33 @@ WHOLE = 4 << 20
 
 def id_of(segment: Segment, doc: int) -> bytes:
     """The id of a document."""
-    starts, base, step, data, whole = _table(segment)
+    starts, base, step, data = _table(segment)
     start, end = starts[doc] + base + step * doc, starts[doc + 1] + base + step * (doc + 1)
-    if not whole:
-        segment.sections.need("ids", start, end - start)
+    if data is None:
+        data = segment.sections.part("ids", [(start, end - start)]).data.data
     return bytes(data[start:end])
 
 
-def _table(segment: Segment) -> tuple[memoryview, int, int, memoryview, bool]:
-    """Starts, their base and step, the bytes of the ids, and whether all of them are readable."""
-    table: tuple[memoryview, int, int, memoryview, bool] | None = segment.cache.get("ids.table")
+def _table(segment: Segment) -> tuple[memoryview, int, int, memoryview | None]:
+    """Starts, their base and step, and the bytes of the ids if all of them are readable."""
+    table: tuple[memoryview, int, int, memoryview | None] | None = segment.cache.get("ids.table")
     if table is None:
-        size = segment.sections.size("ids")
-        whole = size <= WHOLE
-        if whole:
-            segment.sections.need("ids", 0, size)
+        sections = segment.sections
+        size = sections.size("ids")
         starts, base, step = segment.starts("ids.start", segment.docs, size)
-        data = segment.sections.section("ids").data.data
-        table = segment.cache["ids.table"] = starts.data, base, step, data, whole
+        whole = size <= WHOLE and (not size or sections.lasting("ids"))
+        table = starts.data, base, step, sections.part("ids", [(0, size)]).data.data if whole else None
+        if sections.lasting("ids.start"):
+            segment.cache["ids.table"] = table
     return table
 
 
 def ids_of(segment: Segment, docs: list[int]) -> list[str]:
     """The ids of some documents."""
-    starts, base, step, data, whole = _table(segment)
+    starts, base, step, data = _table(segment)
     ranges = [(starts[doc] + base + step * doc, starts[doc + 1] + base + step * (doc + 1)) for doc in docs]
-    if not whole:
-        segment.sections.need_all("ids", [(begin, end - begin) for begin, end in ranges])
+    if data is None:
+        data = segment.sections.part("ids", [(begin, end - begin) for begin, end in ranges]).data.data
     try:
         return [str(data[begin:end], "utf-8") for begin, end in ranges]
     except UnicodeDecodeError as error:
@@ -163,5 +163,7 @@ def candidates(segment: Segment, hashes: NDArray[np.uint32]) -> NDArray[np.bool_
 def _index(segment: Segment) -> NDArray[np.uint32]:
     index: NDArray[np.uint32] | None = segment.cache.get("ids.hash")
     if index is None:
-        index = segment.cache["ids.hash"] = segment.array("ids.hash", np.uint32, segment.docs)
+        index = segment.array("ids.hash", np.uint32, segment.docs)
+        if segment.sections.lasting("ids.hash"):
+            segment.cache["ids.hash"] = index
     return index

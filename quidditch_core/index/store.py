@@ -61,6 +61,12 @@ class Layered:
     def section(self, name: str) -> Section:
         return self._of(name).section(name)
 
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section:
+        return self._of(name).part(name, ranges)
+
+    def lasting(self, name: str) -> bool:
+        return self._of(name).lasting(name)
+
 
 def write_segment(
     places: Places, tier: str, name: str, segment: Segment, codec: str, keys: str = "", threads: int = 1,

@@ -11,6 +11,11 @@ from benchmarks.compare.engine import Answer, Engine
 from benchmarks.compare.workload import Command, Document, Query
 from quidditch_core import query as q
 
+MAPPING = {"dynamic": "strict", "properties": {
+    "id": {"type": "keyword", "index": False, "doc_values": False},
+    "text": {"type": "text", "analyzer": "standard"},
+}}
+
 
 class Rival(Engine):
     """Query objects in, hits with ids and scores out; sources only where a command fetches them."""
@@ -25,11 +30,7 @@ class Rival(Engine):
             return "checkout"
 
     def create(self) -> None:
-        mapping = {"dynamic": "strict", "properties": {
-            "id": {"type": "keyword", "index": False, "doc_values": False},
-            "text": {"type": "text", "analyzer": "standard"},
-        }}
-        self._index = qc.create(self.directory, mapping, settings={"index.refresh_interval": -1})
+        self._index = qc.create(self.directory, MAPPING, settings={"index.refresh_interval": -1})
 
     def add(self, documents: Sequence[Document]) -> None:
         report = self._index.bulk(({"id": id, "text": text} for id, text in documents), id="id")

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import CorruptIndexError, FormatError
 from ...files import PAGE_SIZE, Blob, Bytes
 from ...segment import MAX_DOCS, MAX_STEP, PADDING, FieldInfo, Section, Sections, Segment
+from .coded import Coded, encode
 from .stored import StoredCodec, compress
 
 MAGIC = b"QDSEGMNT"
@@ -32,17 +33,26 @@ _KINDS = frozenset({
 """Sections that this version knows; it writes none that a reader may ignore."""
 _RISING = frozenset({"ids.start", "seq_no", "version", "primary_term"})
 """Sections that may have a step."""
+_CODED = frozenset({"ids", "ids.start", "ids.hash", "ids.doc", "seq_no", "version", "primary_term", "exists", "column",
+                    "column.start"})
+"""Sections that may be coded: no kernel keeps an address of theirs."""
+
+
+def _kind(name: str) -> str:
+    return name.partition("/")[0]
 
 
 class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
     """One section: bytes [offset, offset + length); number i is ``base + step * i`` + an unsigned of ``width`` bytes.
 
-    A reader may ignore a section that it does not know only if it is ``optional``.
+    It is coded if ``length`` is less than ``size``, its bytes as it is read. A reader may ignore a section that it does
+    not know only if it is ``optional``.
     """
 
     name: str
     offset: int
     length: int
+    size: int
     width: int = 1
     base: int = 0
     step: int = 0
@@ -87,10 +97,12 @@ def write(
         nonlocal offset
         sections.need(name, 0, sections.size(name))
         data, width, base, step = sections.section(name)
-        entries.append(SectionEntry(name, offset, data.size, width, base, step))
-        pad = -data.size % ALIGN
-        offset += data.size + pad
-        yield data.data
+        coded = encode(data, width, codec.coded) if codec.coded and width and _kind(name) in _CODED else None
+        made = data.data if coded is None else memoryview(coded)
+        entries.append(SectionEntry(name, offset, made.nbytes, data.size, width, base, step))
+        pad = -made.nbytes % ALIGN
+        offset += made.nbytes + pad
+        yield made
         yield bytes(pad)
 
     for name, sections in pieces:
@@ -157,12 +169,14 @@ class BlobSections:
         self._tail_offset = tail_offset
         self._bytes = np.frombuffer(blob.view, np.uint8)
         self._tail = np.frombuffer(tail + bytes(PADDING), np.uint8)
+        self._coded: dict[str, Coded] = {}
 
     def over(self, blob: Blob) -> BlobSections:
         """The same sections of the same bytes in another opening of the blob."""
         other = BlobSections.__new__(BlobSections)
         other._blob, other._bytes = blob, np.frombuffer(blob.view, np.uint8)
         other._entries, other._tail_offset, other._tail = self._entries, self._tail_offset, self._tail
+        other._coded = {}
         return other
 
     def in_blob(self, name: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -170,6 +184,8 @@ class BlobSections:
         entry = self._entries.get(name)
         if entry is None or entry.offset >= self._tail_offset:
             return []
+        if entry.length < entry.size:
+            return [(entry.offset, entry.length)]
         return [(entry.offset + start, length) for start, length in ranges
                 if 0 <= start <= start + length <= entry.length]
 
@@ -181,7 +197,25 @@ class BlobSections:
 
     def size(self, name: str) -> int:
         entry = self._entries.get(name)
-        return entry.length if entry else 0
+        return entry.size if entry else 0
+
+    def lasting(self, name: str) -> bool:
+        entry = self._entries[name]
+        return entry.length == entry.size
+
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section:
+        entry = self._entries.get(name)
+        if entry is None or entry.length == entry.size:
+            self.need_all(name, ranges)
+            return self.section(name)
+        coded = self._coded.get(name)
+        if coded is None:
+            offset = entry.offset
+            stored = self._bytes[offset : offset + entry.length]
+            coded = self._coded.setdefault(name, Coded(
+                f"{self._blob.name}:{name}", stored, entry.size, entry.width,
+                lambda some: self._blob.need([(offset + start, length) for start, length in some])))
+        return Section(coded.part(ranges), entry.width, entry.base, entry.step)
 
     def address(self, name: str) -> int:
         entry = self._entries[name]
@@ -194,18 +228,22 @@ class BlobSections:
 
     def need_all(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         entry = self._entries.get(name)
-        size = entry.length if entry else 0
+        size = entry.size if entry else 0
         for start, length in ranges:
             if entry is None or start < 0 or length < 0 or start + length > size:
                 raise CorruptIndexError("bytes outside a section are referred to", path=f"{self._blob.name}:{name}",
                                         found=(start, length), expected=f"within {size} bytes",
                                         fix="restore the segment from a snapshot")
-        if entry is not None and entry.offset < self._tail_offset:
+        if entry is not None and entry.length < entry.size:
+            self._blob.need([(entry.offset, entry.length)])
+        elif entry is not None and entry.offset < self._tail_offset:
             at = entry.offset
             self._blob.need([(at + start, length) for start, length in ranges if length])
 
     def section(self, name: str) -> Section:
         entry = self._entries[name]
+        if entry.length < entry.size:
+            return self.part(name, [(0, entry.size)])
         if entry.offset >= self._tail_offset:
             at = entry.offset - self._tail_offset
             data = self._tail[at : at + entry.length]
@@ -249,9 +287,12 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int, tail: bytes |
                 or entry.offset < tail_offset < entry.offset + entry.length \
                 or entry.width not in (0, 1, 2, 4, 8) or (entry.offset % ALIGN and entry.offset < tail_offset) \
                 or not -(2**63) <= entry.base < 2**63 \
-                or not 0 <= entry.step < (MAX_STEP if entry.name in _RISING else 1):
+                or not 0 <= entry.step < (MAX_STEP if entry.name in _RISING else 1) \
+                or not (entry.size == entry.length or (
+                    0 <= entry.length < entry.size and entry.offset < tail_offset
+                    and _kind(entry.name) in _CODED and entry.width)):
             raise _damaged(blob, "a section lies outside the file", entry)
-        if entry.name.partition("/")[0] not in _KINDS and not entry.optional:
+        if _kind(entry.name) not in _KINDS and not entry.optional:
             raise FormatError("the segment has a section that this version does not know", path=blob.name,
                               found=entry.name, fix="upgrade quidditch-core")
     entries = {entry.name: entry for entry in contents.sections}

@@ -123,7 +123,8 @@ class Sources:
         if waiting < (SAMPLED if self._frames is None else 1 if last else BATCH):
             return
         if self._frames is None:
-            self._frames = Frames(self._codec, train(part.documents for part in parts), max(1, self._threads - 1))
+            dictionary = train((part.documents for part in parts), self._codec)
+            self._frames = Frames(self._codec, dictionary, max(1, self._threads - 1))
         for batch in _batches(parts):
             documents, first = joined([part.documents for part in batch]), _first(batch)
             made = (self._begin(self._frames.encode, documents, first) if self._threads > 1 and len(self._jobs) < JOBS

@@ -31,9 +31,8 @@ DICTIONARIES = 8
 """Dictionaries of a segment, at most."""
 DICTIONARY_MINIMUM = 1 << 20
 """Raw bytes of a segment below which no dictionary is trained."""
-DICTIONARY_MAXIMUM = 110 << 10
 _SAMPLE = 20  # training bytes for each byte of dictionary: five times as many gain 1 % and cost five times the time
-SAMPLED = 8 * DICTIONARY_MAXIMUM * _SAMPLE
+SAMPLED = 17 << 20
 """Raw bytes of which a dictionary is made, at most."""
 _KEPT = 2 << 20  # bytes of decoded units that a reader keeps: some documents are asked for again and again
 _SHARE = 256 << 10  # raw bytes that make another thread worth while
@@ -44,16 +43,24 @@ Dictionary = zstandard.ZstdCompressionDict
 
 
 class StoredCodec(msgspec.Struct, frozen=True):
-    """``unit``: raw bytes of a unit; ``level``: zstd's."""
+    """``unit``: raw bytes of a unit of documents; ``level``: zstd's; ``dictionary``: its bytes, at most.
+
+    A dictionary is at most one byte of ``share`` of what it is made from. ``coded``: zstd's level for coded sections,
+    0 if none is coded.
+    """
 
     name: str
     unit: int
     level: int
+    dictionary: int = 110 << 10
+    share: int = 100
+    coded: int = 0
 
 
 CODECS = {
     "default": StoredCodec("default", 2 << 10, 3),
-    "diagon_best_compression": StoredCodec("diagon_best_compression", 16 << 10, 12),
+    "diagon_best_compression": StoredCodec("diagon_best_compression", 4 << 10, 16, dictionary=512 << 10, share=32,
+                                           coded=12),
 }
 
 
@@ -104,7 +111,7 @@ def merge(
     main = next(iter(dictionaries.values()), None)
     if main is None:
         main = train(itertools.chain.from_iterable(
-            documents(*source) for at, source in enumerate(sources) if at not in copied))
+            documents(*source) for at, source in enumerate(sources) if at not in copied), codec)
         if main is not None:
             dictionaries[main.dict_id()] = main
     frames = Frames(codec, main, threads)
@@ -219,7 +226,7 @@ def _batches(parts: Iterator[Documents], size: int) -> Iterator[Documents]:
         yield joined(waiting)
 
 
-def train(documents: Iterable[Documents]) -> Dictionary | None:
+def train(documents: Iterable[Documents], codec: StoredCodec) -> Dictionary | None:
     """A dictionary for documents that are to be encoded, by samples of the first megabytes; None if it is no use."""
     parts: list[Documents] = []
     total = 0
@@ -230,7 +237,7 @@ def train(documents: Iterable[Documents]) -> Dictionary | None:
             break
     if total < DICTIONARY_MINIMUM:
         return None
-    size = min(DICTIONARY_MAXIMUM, total // 100)
+    size = min(codec.dictionary, total // codec.share)
     step = max(1, total // (size * _SAMPLE))
     samples: list[bytes | bytearray | memoryview] = []
     for part in parts:
