@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import quidditch_core as qc
-from benchmarks.threads.__main__ import queries
+from benchmarks.threads.rates import queries
 from quidditch_core import query as q
 from quidditch_core.tiering import Span, cache, remote, store
 from quidditch_core.tiering.testing import CountingStore

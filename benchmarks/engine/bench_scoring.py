@@ -6,6 +6,7 @@ expression takes for the same where Java and Maven are there.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import tempfile
 import time
@@ -55,8 +56,13 @@ def bench_python_loop(benchmark: Any, documents: list[dict[str, Any]]) -> None:
     benchmark(lambda: sorted((cheaper.function(1.0, *row) for row in rows), reverse=True)[:10])
 
 
-def main(documents: int = 1_000_000, rounds: int = 7) -> None:
+def main() -> None:
     """Medians of the search, and of the loop over values that are in memory already."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    documents, rounds = given.documents, given.rounds
     random = np.random.default_rng(1)
     prices, years = random.lognormal(3, 1, documents), random.integers(1950, 2025, documents)
     rows = list(zip(prices.tolist(), years.tolist(), strict=True))
