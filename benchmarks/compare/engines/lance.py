@@ -26,8 +26,12 @@ class Rival(Engine):
     def version(self) -> str:
         return str(lancedb.__version__)
 
+    def connect(self) -> Any:
+        """Where the table is."""
+        return lancedb.connect(str(self.directory))
+
     def create(self) -> None:
-        self._table = lancedb.connect(str(self.directory)).create_table("document", schema=_SCHEMA)
+        self._table = self.connect().create_table("document", schema=_SCHEMA)
 
     def add(self, documents: Sequence[Document]) -> None:
         ids, texts = zip(*documents, strict=True)
@@ -46,7 +50,7 @@ class Rival(Engine):
                                      ascii_folding=False)
 
     def open(self) -> None:
-        self._table = lancedb.connect(str(self.directory)).open_table("document")
+        self._table = self.connect().open_table("document")
 
     def run(self, query: Query, command: Command) -> Any:
         columns = ["id", "text", "_score"] if command.fetches else ["id", "_score"]
