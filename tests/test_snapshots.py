@@ -27,7 +27,6 @@ from quidditch_core.errors import (
     NotFoundError,
     ReadOnlyError,
     SettingsError,
-    StorageError,
     UnsupportedError,
 )
 from quidditch_core.files import OS_FILES
@@ -35,7 +34,7 @@ from quidditch_core.index import snapshot as module
 from quidditch_core.index.snapshot import Repository, SnapshotInfo, expired
 from quidditch_core.tiering import cache, remote
 from quidditch_core.tiering.store import FsspecStore
-from quidditch_core.tiering.testing import CountingStore
+from quidditch_core.tiering.testing import CountingStore, Crashed, DyingStore
 from tests import s3
 
 MAPPING = {"properties": {"text": {"type": "text"}, "n": {"type": "integer"}}}
@@ -228,26 +227,6 @@ def test_writing_goes_on(tmp_path: Path) -> None:
     assert all(Repository(tmp_path / "repository").verify(f"turn-{turn}").ok for turn in range(6))
 
 
-class Failing:
-    """A store whose n-th call fails, before or after it did its work; then all calls do: the machine has gone."""
-
-    def __init__(self, store: Any, fails_at: int, *, after: bool) -> None:
-        self._store, self._left, self._after = store, fails_at, after
-        self.url = store.url
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._store, name)
-
-        def made(*args: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 and self._after:
-                call(*args)
-            if self._left <= 0:
-                raise StorageError("the machine has gone", path=self.url)
-            return call(*args)
-        return made
-
-
 @pytest.mark.parametrize("after", [False, True])
 def test_a_snapshot_that_stops_anywhere_is_not_there(tmp_path: Path, after: bool) -> None:
     store = FsspecStore(str(tmp_path / "repository"))
@@ -256,8 +235,8 @@ def test_a_snapshot_that_stops_anywhere_is_not_there(tmp_path: Path, after: bool
         index.put("more", {"text": "all", "n": 1})
         for call in range(1, 100):
             try:
-                Repository("", store=Failing(store, call, after=after)).snapshot(index, "second")
-            except StorageError:
+                Repository("", store=DyingStore(store, call, after=after)).snapshot(index, "second")
+            except Crashed:
                 there = [info.name for info in Repository("", store=store).snapshots()]
                 if there == ["first", "second"]:  # all was done but for the last tidying
                     break
@@ -291,9 +270,9 @@ def test_removing_that_stops_anywhere_harms_nothing(
                     Repository("", store=store).snapshot(index, name)
                 index.put(name, {"text": "all", "n": call})
             try:
-                Repository("", store=Failing(store, call, after=after)).delete("gone")
+                Repository("", store=DyingStore(store, call, after=after)).delete("gone")
                 break
-            except StorageError:
+            except Crashed:
                 assert Repository("", store=store).verify("kept").ok
             left = store.get("gc.json")
             if left is not None and b"a dead one" not in left:

@@ -727,13 +727,17 @@ class Index:
             self._kept[store.url] = publisher
         return info
 
-    def _publish_flushed(self, *, merged: bool = True) -> None:
-        """Publish what was flushed wherever that was asked for, and what was ``merged``; the first error comes last."""
+    def _publish_flushed(self, *, background: bool = False) -> None:
+        """Publish what was flushed wherever that was asked for. An error keeps no other place from it, and comes last.
+
+        In the background, what was only merged can wait, and that another writer has taken over is said once.
+        """
         failed: QuidditchError | None = None
-        manifest = self._writable().manifest if self._kept else None
+        assert self._writer is not None
         for publisher in list(self._kept.values()):
             try:
-                if manifest is not None and publisher.lacks(manifest, merged=merged):
+                if publisher.lacks(self._writer.manifest, merged=not background) and not (
+                        background and publisher.fenced):
                     publisher.publish(self, flush=False)
             except QuidditchError as error:
                 failed = failed or error
@@ -862,7 +866,7 @@ class Index:
         if self._closed:  # which publishes itself
             return
         try:
-            self._publish_flushed(merged=False)
+            self._publish_flushed(background=True)
         except QuidditchError as error:
             warnings.warn(f"quidditch: publishing in the background failed: {error}", RuntimeWarning, stacklevel=1)
 

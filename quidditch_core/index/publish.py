@@ -209,6 +209,11 @@ class Publisher:
         return (manifest.max_seq_no, manifest.mapping, manifest.settings) != (
             last.manifest.max_seq_no, last.manifest.mapping, last.manifest.settings)
 
+    @property
+    def fenced(self) -> bool:
+        """Whether another writer is known to publish here."""
+        return self._fence is not None
+
     # Publishing
 
     def _publish(self, places: Places, directory: str, manifest: Manifest, take_over: bool) -> tuple[Edition, int]:
@@ -223,7 +228,7 @@ class Publisher:
         uploaded = 0
         while True:
             edition, there = self._planned(base, manifest)
-            uploaded += self._send(edition, there, places, directory)
+            uploaded += self._send(edition, there, places, manifest, directory)
             if self._store.create(_key(edition.number), framed("published", edition)):
                 break
             # Somebody was first; or we were, by a call whose answer we never heard.
@@ -291,10 +296,10 @@ class Publisher:
             if _OBJECT.fullmatch(name):
                 yield name
 
-    def _send(self, edition: Edition, there: set[str], places: Places, directory: str) -> int:
+    def _send(self, edition: Edition, there: set[str], places: Places, manifest: Manifest, directory: str) -> int:
         """Send what is not there; how many blobs these were. What an attempt that failed has sent is there."""
         objects, count = edition.objects(), 0
-        for blob in _unique(edition.manifest):
+        for blob in _unique(manifest):
             name = objects[blob.sha256]
             if name not in there and name not in self._sent:
                 self._store.put(f"blobs/{name}", sent(places, blob, directory))

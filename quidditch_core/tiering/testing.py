@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -47,8 +47,10 @@ from quidditch_core.tiering.store import coalesced
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DAMAGES", "CountingStore", "CountingTier", "CrashFiles", "Crashed", "Damage", "Fault", "FaultTier",
-           "LatencyTier", "Operation", "StoreContract", "TierContract"]
+__all__ = ["DAMAGES", "CountingStore", "CountingTier", "CrashFiles", "Crashed", "Damage", "DyingStore", "Fault",
+           "FaultTier", "LatencyTier", "Operation", "StoreContract", "TierContract"]
+
+T = TypeVar("T")
 
 Operation = Literal["write", "sync", "open", "delete", "list", "sweep", "pread", "need"]
 """What one may ask of a tier, and, the last two, of a blob that it opened."""
@@ -261,6 +263,57 @@ class CountingStore:
     def delete(self, key: str) -> None:
         self._count("delete")
         self.inner.delete(key)
+
+
+class DyingStore:
+    """`Store` around another one, whose call number ``at`` (from 1) raises ``error``; ``lasting``: all later ones too.
+
+    That call does nothing, or, with ``after``, its work, of which the caller never hears. ``calls`` counts them.
+    """
+
+    def __init__(
+        self, inner: Store, at: int, *, after: bool = False, lasting: bool = True,
+        error: BaseException | None = None,
+    ) -> None:
+        self.inner, self.url = inner, inner.url
+        self.calls = 0
+        self._at, self._after, self._lasting = at, after, lasting
+        self._error = Crashed("the machine has crashed") if error is None else error
+
+    def _call(self, call: Callable[[], T]) -> T:
+        self.calls += 1
+        if self.calls == self._at and self._after:
+            call()
+        if self.calls == self._at or (self._lasting and self.calls > self._at):
+            raise self._error
+        return call()
+
+    def put(self, key: str, chunks: Iterable[Bytes]) -> None:
+        self._call(lambda: self.inner.put(key, chunks))
+
+    def create(self, key: str, data: Bytes) -> bool:
+        return self._call(lambda: self.inner.create(key, data))
+
+    def probe(self) -> None:
+        self._call(self.inner.probe)
+
+    def get(self, key: str) -> bytes | None:
+        return self._call(lambda: self.inner.get(key))
+
+    def read(self, spans: Sequence[Span]) -> list[bytes]:
+        return self._call(lambda: self.inner.read(spans))
+
+    def size(self, key: str) -> int | None:
+        return self._call(lambda: self.inner.size(key))
+
+    def modified(self, key: str) -> float | None:
+        return self._call(lambda: self.inner.modified(key))
+
+    def list(self, prefix: str = "") -> list[str]:
+        return self._call(lambda: self.inner.list(prefix))
+
+    def delete(self, key: str) -> None:
+        self._call(lambda: self.inner.delete(key))
 
 
 # --- what a tier must promise --------------------------------------------------------------------------------
