@@ -59,7 +59,7 @@ class StoredCodec(msgspec.Struct, frozen=True):
 
 CODECS = {
     "default": StoredCodec("default", 2 << 10, 3),
-    "diagon_best_compression": StoredCodec("diagon_best_compression", 4 << 10, 16, dictionary=512 << 10, share=32,
+    "diagon_best_compression": StoredCodec("diagon_best_compression", 3 << 10, 16, dictionary=512 << 10, share=32,
                                            coded=12),
 }
 
