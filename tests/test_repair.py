@@ -183,6 +183,26 @@ def test_lost_ids(index: Path, good: Documents, to: Path) -> None:
     assert report.lost == []
 
 
+def test_lost_ids_of_a_coded_section(tmp_path: Path, to: Path) -> None:
+    """Only the granule that is damaged is lost."""
+    docs = {f"{Random(n).getrandbits(64):016x}": {"n": n} for n in range(2000)}
+    index = tmp_path / "coded"
+    with qc.create(index, settings={"codec": "diagon_best_compression"}) as opened:
+        opened.bulk(({"id": id, **doc} for id, doc in docs.items()), id="id")
+        opened.flush()
+    start, stop = damage.places(first(index))["ids"]
+    assert stop - start < 16 * 2000
+    damage.wipe(first(index), start + 40, start + 80)
+    repair(index, to)
+    with qc.open(to) as opened:
+        found = {hit.id: hit.source for hit in opened.search(size=3000)}
+    strangers = {id for id in found if id.startswith("lost+found/")}
+    assert len(found) == 2000
+    assert 8192 // 16 <= len(strangers) <= 8192 // 16 + 1
+    assert {doc["n"] for doc in found.values()} == set(range(2000))
+    assert all(found[id]["n"] == docs[id]["n"] for id in found.keys() - strangers)
+
+
 def test_a_mask_that_is_gone(index: Path, good: Documents, to: Path) -> None:
     """What was deleted may have lived: it is salvaged, and said to be doubtful."""
     next(index.glob("segments/live-*")).unlink()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptIndexError, FormatError, QuidditchError, StorageError
 from ..files import PAGE_SIZE, Files
 from ..result import Documents
-from ..segment import mask_of
+from ..segment import GRANULE, Section, Sections, Segment, mask_of, padded
 from ..tiering import Tier
 from ..translog.record import (
     BATCH_HEADER,
@@ -104,6 +105,32 @@ def _read(files: Files, path: str) -> bytes | None:
 # --- segments --------------------------------------------------------------------------------------------------
 
 
+class _Legible:
+    """The sections of a segment, with zeros where a granule of a coded one does not decode."""
+
+    def __init__(self, sections: Sections) -> None:
+        self._sections = sections
+        self.size, self.names, self.lasting = sections.size, sections.names, sections.lasting
+        self.need, self.need_all, self.address = sections.need, sections.need_all, sections.address
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sections
+
+    def section(self, name: str) -> Section:
+        return self.part(name, [(0, self.size(name))])
+
+    def part(self, name: str, ranges: Sequence[tuple[int, int]]) -> Section:
+        if self.lasting(name):
+            return self._sections.part(name, ranges)
+        found = self._sections.part(name, ())
+        data = padded(found.data.size)
+        for start in range(0, data.size, GRANULE * found.width):
+            size = min(GRANULE * found.width, data.size - start)
+            with suppress(CorruptIndexError, StorageError):
+                data[start : start + size] = self._sections.part(name, [(start, size)]).data[start : start + size]
+        return found._replace(data=data)
+
+
 class Source:
     """A segment whose documents can be read, at least some of them.
 
@@ -123,14 +150,16 @@ class Source:
     def _read_ids(self, examination: Examination) -> list[bytes | None]:
         """Ids whose bytes fit their checksums, or whose hashes are those that the segment has stored for them."""
         ids: list[bytes | None] = [None] * self.docs
-        size = self.segment.sections.size("ids")
-        starts = self._cautious.ints("ids.start", self.docs + 1)
-        data = self._cautious.array("ids", np.uint8, size)
+        segment = self.segment
+        size = segment.sections.size("ids")
+        legible = Cautious(Segment(segment.key, segment.docs, (), _Legible(segment.sections)), _ignore)
+        starts = legible.ints("ids.start", self.docs + 1)
+        data = legible.array("ids", np.uint8, size)
         if starts is None or data is None:
             return ids
         placed = examination.intact("ids.start")
         trusted = placed and examination.intact("ids")
-        hashes = self._stored_hashes()
+        hashes = self._stored_hashes(legible)
         paired = examination.intact("ids.hash") and examination.intact("ids.doc")
         known: set[int] = set() if paired or not placed else set(hashes.values())
         raw = data.tobytes()
@@ -141,10 +170,10 @@ class Source:
                 ids[doc] = id
         return ids
 
-    def _stored_hashes(self) -> dict[int, int]:
+    def _stored_hashes(self, legible: Cautious) -> dict[int, int]:
         """The hash of each document's id, as the segment has it."""
-        hashes = self._cautious.array("ids.hash", np.uint32, self.docs)
-        docs = self._cautious.array("ids.doc", np.uint32, self.docs)
+        hashes = legible.array("ids.hash", np.uint32, self.docs)
+        docs = legible.array("ids.doc", np.uint32, self.docs)
         return {} if hashes is None or docs is None else dict(zip(docs.tolist(), hashes.tolist(), strict=True))
 
     def documents(self) -> Iterator[tuple[int, int, list[bytes] | None, str]]:
