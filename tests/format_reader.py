@@ -101,17 +101,20 @@ def granule(data: bytes, count: int, width: int) -> bytes:
     values = []
     for number in numbers:
         if transform == 0:
-            value = least + number
+            value = least + pace * number
         elif transform == 1:
-            value += least + number
+            value += least + pace * number
         elif transform == 2:
             pace += least + number
             value += pace
         elif transform == 3:
             value ^= number << least
-        else:
-            assert transform == 4
+        elif transform == 4:
             value = table[number]
+        else:
+            assert (transform, width) == (5, 8)
+            [value] = struct.unpack("<q", struct.pack("<d", (least + number) / 10**pace))
+            value = value if value >= 0 else value ^ (2**63 - 1)
         values.append(value % 2 ** (8 * width))
     return b"".join(value.to_bytes(width, "little") for value in values)
 

@@ -23,7 +23,18 @@ import quidditch_core as qc
 from quidditch_core.codec.v1 import coded as coding
 from quidditch_core.codec.v1 import reference
 from quidditch_core.codec.v1.coded import Coded, Kept, encode
-from quidditch_core.codec.v1.kernels import CORRUPT, DELTA, DOUBLE_DELTA, HEADER, LEVEL, PLANES, TABLE, XOR, decode
+from quidditch_core.codec.v1.kernels import (
+    CORRUPT,
+    DECIMAL,
+    DELTA,
+    DOUBLE_DELTA,
+    HEADER,
+    LEVEL,
+    PLANES,
+    TABLE,
+    XOR,
+    decode,
+)
 from quidditch_core.errors import CorruptIndexError
 from quidditch_core.index.columns import float_codes
 from quidditch_core.segment import GRANULE, address
@@ -40,7 +51,7 @@ def integers(draw: Any) -> I64:
     """Values that codings are made for, and values that they are not."""
     size = draw(st.sampled_from([1, 2, 3, 4, 63, 64, 65, 1000]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    match draw(st.sampled_from(["few", "drawn", "ramp", "turns", "runs", "near", "wide", "floats"])):
+    match draw(st.sampled_from(["few", "drawn", "ramp", "turns", "runs", "near", "wide", "floats", "prices"])):
         case "few":
             found = rng.choice(np.array(draw(st.lists(st.sampled_from(EXTREMES), min_size=1, max_size=4))), size)
         case "drawn":
@@ -57,6 +68,8 @@ def integers(draw: Any) -> I64:
             found = draw(st.integers(-(2**62), 2**62)) + rng.integers(0, draw(st.integers(1, 2**40)), size)
         case "wide":
             found = rng.integers(-(2**63), 2**63 - 1, size, endpoint=True)
+        case "prices":
+            found = float_codes(np.round(rng.normal(0, 1000, size), draw(st.integers(0, 12))))
         case _:
             found = float_codes(rng.choice(np.array(NUMBERS), size) * rng.choice([1.0, 1.0, rng.random()]))
     return np.ascontiguousarray(found, np.int64)
@@ -84,26 +97,29 @@ def decoded(granule: bytes, count: int, width: int) -> list[bytes]:
 @example(np.array(FLOATS * 20, np.int64), 8)
 @example(np.full(GRANULE, -(2**63), np.int64), 8)
 @example(np.arange(GRANULE, dtype=np.int64) * 3 - 7, 8)
+@example(float_codes(np.arange(-500, 3000) / 100), 8)
+@example(float_codes([0.1 + 0.2, 1e300, -1e-9]), 8)
 def test_every_coding_gives_back_what_it_was_given(values: I64, width: int) -> None:
     if width < 8:
         values = values & ((1 << 8 * width) - 1)
     expected = values.astype(f"<u{width}" if width < 8 else "<i8").tobytes()
     compressor = coding.zstandard.ZstdCompressor(level=3, write_content_size=True)
     tried = set()
-    for one in coding._codings(values, 64):
+    for one in coding._codings(values, 8 * width):
         tried.add(one.transform)
         places = coding._planes(one.words, (one.bits + 7) // 8)
         for granule in (coding._header(one, one.bits) + coding._stream(one.words, one.bits),
                         coding._header(one, PLANES + (one.bits + 7) // 8) + compressor.compress(places)):
             assert decoded(granule, values.size, width) == [expected] * 3
-    assert {LEVEL} <= tried <= {LEVEL, DELTA, DOUBLE_DELTA, XOR, TABLE}
-    assert values.size < 3 or {DELTA, DOUBLE_DELTA, XOR} <= tried
+    assert {LEVEL} <= tried <= {LEVEL, DELTA, DOUBLE_DELTA, XOR, TABLE, DECIMAL}
+    assert values.size < 3 or ({DELTA, DOUBLE_DELTA} <= tried and (XOR in tried) == (width == 8))
 
 
 @pytest.mark.parametrize(("values", "transform"), [
     (np.arange(12_000) % 200 + 2**50, LEVEL), (np.arange(20_000) * 7 + np.arange(20_000) % 3, DELTA),
     (np.cumsum(np.arange(20_000) * 5 + np.arange(20_000) % 2), DOUBLE_DELTA),
     (np.tile([-(2**63), 2**63 - 1, 12345, 77], 5000), TABLE),
+    (float_codes(np.arange(20_000) ** 2 % 9973 / 100), DECIMAL),
 ])
 def test_the_smallest_coding_is_taken(values: I64, transform: int) -> None:
     rng = np.random.default_rng(1)
@@ -191,7 +207,8 @@ def test_damaged_bytes_are_an_error_or_other_numbers() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    lambda granule: granule[: HEADER - 1], lambda granule: bytes([5]) + granule[1:],
+    lambda granule: granule[: HEADER - 1], lambda granule: bytes([6]) + granule[1:],
+    lambda granule: bytes([DECIMAL]) + granule[1:10] + b"\x17" + granule[11:],
     lambda granule: granule[:1] + bytes([65]) + granule[2:], lambda granule: granule[:1] + bytes([137]) + granule[2:],
     lambda granule: bytes([TABLE]) + granule[1:2] + (2**60).to_bytes(8, "little") + granule[10:],
     lambda granule: bytes([TABLE]) + granule[1:2] + bytes(8) + granule[10:],

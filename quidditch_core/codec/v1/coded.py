@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from ...errors import CorruptIndexError
 from ...segment import GRANULE, PADDING, U8, address, zeros
-from .kernels import DELTA, DOUBLE_DELTA, HEADER, LEVEL, PLANES, TABLE, XOR, decode
+from .kernels import DECIMAL, DELTA, DOUBLE_DELTA, HEADER, LEVEL, MOST, PLANES, TABLE, XOR, decode
 
 LEAST = 512
 """Bytes below which a section is not worth coding."""
 _ENTRIES = 1 << 12
 """Different values of a granule up to which a table of them is tried."""
+_DIGITS = 9
+"""Digits behind the point that are tried."""
 _TRIED = 2
 """Codings whose bits are fewest, of which the planes are compressed as well."""
 
@@ -82,12 +84,12 @@ def _header(coding: _Coding, bits: int) -> bytes:
 def _codings(values: NDArray[np.int64], most: int) -> Iterator[_Coding]:
     """All codings of a granule. Differences are taken modulo 2^64, so that they always exist."""
     least = int(values.min())
-    yield _coding(LEVEL, 0, 0, least, values - np.int64(least))
+    yield _coding(LEVEL, 0, *_divided(values - np.int64(least), least))
     if values.size < 3:
         return
     steps = np.diff(values)
     least = int(steps.min())
-    yield _coding(DELTA, _wrapped(int(values[0]) - least), 0, least, _behind(steps - np.int64(least), 1))
+    yield _coding(DELTA, _wrapped(int(values[0]) - least), *_divided(_behind(steps - np.int64(least), 1), least))
     turns = np.diff(steps)
     least = int(turns.min())
     first, pace = int(values[0]), int(steps[0])  # the first two numbers are 0
@@ -98,6 +100,10 @@ def _codings(values: NDArray[np.int64], most: int) -> Iterator[_Coding]:
         every = int(np.bitwise_or.reduce(flips))
         shift = (every & -every).bit_length() - 1 if every else 0
         yield _coding(XOR, int(values[0]), 0, shift, _behind((flips >> np.uint64(shift)).view(np.int64), 1))
+        digits, decimals = _decimals(values)
+        if decimals is not None:
+            least = int(decimals.min())
+            yield _coding(DECIMAL, 0, digits, least, decimals - np.int64(least))
     different = np.unique(values)
     if 1 < different.size <= min(_ENTRIES, values.size // 4):
         places = np.searchsorted(different, values)
@@ -109,6 +115,30 @@ def _coding(
 ) -> _Coding:
     words = numbers.view(np.uint64)
     return _Coding(transform, start, pace, least, words, int(words.max()).bit_length(), table)
+
+
+def _divided(numbers: NDArray[np.int64], least: int) -> tuple[int, int, NDArray[np.int64]]:
+    """What divides all numbers, ``least``, and the quotients."""
+    words = numbers.view(np.uint64)
+    divisor = int(np.gcd.reduce(words))
+    if not 1 < divisor < 2**63:
+        return 1, least, numbers
+    return divisor, least, (words // np.uint64(divisor)).view(np.int64)
+
+
+def _decimals(values: NDArray[np.int64]) -> tuple[int, NDArray[np.int64] | None]:
+    """The digits behind the point of codes of doubles, and the doubles without a point; None if they are none."""
+    with np.errstate(all="ignore"):
+        numbers = (values ^ ((values >> 63) & np.int64(MOST))).view(np.float64)
+        for digits in range(_DIGITS + 1):
+            scaled = np.rint(numbers * 10.0**digits)
+            if not (np.abs(scaled) < 2**53).all():
+                break
+            found = scaled.astype(np.int64)
+            again = (found.astype(np.float64) / 10.0**digits).view(np.int64)
+            if (again == numbers.view(np.int64)).all():
+                return digits, found
+    return 0, None
 
 
 def _behind(numbers: NDArray[np.int64], zeros_: int) -> NDArray[np.int64]:

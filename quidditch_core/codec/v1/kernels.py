@@ -9,18 +9,22 @@ from quidditch_core.jit import (
     load_i64,
     load_u8,
     load_u64,
+    store_f64,
     store_i64,
     store_u8,
     store_u16,
     store_u32,
 )
 
-LEVEL, DELTA, DOUBLE_DELTA, XOR, TABLE = range(5)
+LEVEL, DELTA, DOUBLE_DELTA, XOR, TABLE, DECIMAL = range(6)
 """What a granule's numbers are distances from."""
 PLANES = 128
 """What the bits of a granule are more than if its numbers are planes of bytes."""
 HEADER = 26
 CORRUPT = -1
+DIGITS = 22
+"""Digits behind the point that a granule has at most: powers of ten up to there are exact."""
+MOST = 2**63 - 1
 
 
 @kernel("quidditch_core.codec.v1.reference:decode")
@@ -42,8 +46,12 @@ def decode(granule: int, size: int, planes: int, planes_size: int, count: int, w
         entries = value
         if entries < 1 or entries > (size - HEADER) >> 3:
             return CORRUPT
-    elif transform > TABLE:
+    elif transform > DECIMAL or (transform == DECIMAL and (width != 8 or pace < 0 or pace > DIGITS)):
         return CORRUPT
+    scale = 1.0
+    if transform == DECIMAL:
+        for _ in range(pace):
+            scale *= 10.0
     body = table + 8 * entries
     bytes_each = bits - PLANES
     mask = np.uint64(0)
@@ -70,14 +78,18 @@ def decode(granule: int, size: int, planes: int, planes_size: int, count: int, w
             word &= mask
         number = np.int64(word)
         if transform == LEVEL:
-            value = least + number
+            value = least + pace * number
         elif transform == DELTA:
-            value += least + number
+            value += least + pace * number
         elif transform == DOUBLE_DELTA:
             pace += least + number
             value += pace
         elif transform == XOR:
             value ^= np.int64(word << np.uint64(least & 63))
+        elif transform == DECIMAL:
+            store_f64(out + 8 * i, np.float64(least + number) / scale)
+            value = load_i64(out + 8 * i)
+            value ^= (value >> 63) & MOST
         else:
             if number < 0 or number >= entries:
                 return CORRUPT

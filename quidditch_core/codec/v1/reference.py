@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...segment import view
-from .kernels import CORRUPT, DELTA, DOUBLE_DELTA, HEADER, LEVEL, PLANES, TABLE, XOR
+from .kernels import CORRUPT, DECIMAL, DELTA, DIGITS, DOUBLE_DELTA, HEADER, LEVEL, MOST, PLANES, TABLE, XOR
 
 
 def decode(granule: int, size: int, planes: int, planes_size: int, count: int, width: int, out: int) -> int:
@@ -23,7 +23,7 @@ def decode(granule: int, size: int, planes: int, planes_size: int, count: int, w
         if not 1 <= value <= (size - HEADER) // 8:
             return CORRUPT
         body += 8 * value
-    elif transform > TABLE:
+    elif transform > DECIMAL or (transform == DECIMAL and (width != 8 or not 0 <= pace <= DIGITS)):
         return CORRUPT
     if bits >= PLANES:
         if bits > PLANES + 8 or planes_size != (bits - PLANES) * count:
@@ -37,14 +37,17 @@ def decode(granule: int, size: int, planes: int, planes_size: int, count: int, w
     values: NDArray[np.int64]
     with np.errstate(over="ignore"):
         if transform == LEVEL:
-            values = numbers + np.int64(least)
+            values = numbers * np.int64(pace) + np.int64(least)
         elif transform == DELTA:
-            values = np.cumsum(numbers + np.int64(least)) + np.int64(value)
+            values = np.cumsum(numbers * np.int64(pace) + np.int64(least)) + np.int64(value)
         elif transform == DOUBLE_DELTA:
             values = np.cumsum(np.cumsum(numbers + np.int64(least)) + np.int64(pace)) + np.int64(value)
         elif transform == XOR:
             steps = words << np.uint64(least & 63)
             values = np.bitwise_xor.accumulate(steps).view(np.int64) ^ np.int64(value)
+        elif transform == DECIMAL:
+            values = ((numbers + np.int64(least)).astype(np.float64) / 10.0**pace).view(np.int64)
+            values ^= (values >> 63) & np.int64(MOST)
         else:
             if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < value:
                 return CORRUPT
