@@ -174,8 +174,10 @@ def test_rounds(tmp_path: Path) -> None:
         assert {*far.calls} == {"read"}
         assert far.calls["read"] <= 3
         far.calls.clear()
+        far.bytes = 0
         reader.refresh()
-        assert far.calls == {"get": 1, "size": 1}, "the next is not there, ours is"
+        assert far.calls == {"get": 1, "read": 1}, "the next is not there, ours is"
+        assert far.bytes < 200
         index.delete("9")
         far.calls.clear()
         publisher.publish(index)
@@ -310,6 +312,13 @@ def test_where_the_index_is(tmp_path: Path) -> None:
                 index.publish(tmp_path / "live", retention=retention)
         with pytest.raises(SettingsError, match="credentials"):
             index.publish("s3://key:secret@bucket/live")
+        nowhere: Any
+        for nowhere in ("", " ", 5, None, b"live", "s3://bucket/live#monday"):
+            with pytest.raises(InvalidNameError):
+                index.publish(nowhere)
+            if not isinstance(nowhere, str) or not nowhere.strip():
+                with pytest.raises(InvalidNameError):
+                    qc.open(nowhere, read_only=True)
 
 
 def test_restoring_what_is_published(tmp_path: Path) -> None:
@@ -443,7 +452,7 @@ def test_of_many_puts_of_an_edition_one_wins(s3_server: str) -> None:
             won.append(writer)
 
     for one in clients:
-        one.probe()
+        one.try_create()
     for number in range(1, 11):
         won: list[int] = []
         threads = [threading.Thread(target=put, args=(number, writer, won)) for writer in range(24)]

@@ -139,17 +139,17 @@ def open(
 
     Raises IndexNotFoundError, LockError, CorruptIndexError, FormatError, StorageError.
     """
-    if read_only and "#" in os.fspath(path) and not os.path.exists(path):
+    if read_only and "#" in _text(path) and not os.path.exists(path):
         from .snapshot import Repository, Searchable, place
 
         where, name = place(path)
         snapshot = Searchable(Repository(where, storage_options=storage_options), name)
         return Index(OS_FILES, snapshot.url, source=snapshot)
-    if read_only and _is_published(os.fspath(path)):
+    if read_only and _is_published(_text(path)):
         from ..tiering.store import FsspecStore
         from .publish import Published
 
-        published = Published(FsspecStore(os.fspath(path), storage_options))
+        published = Published(FsspecStore(_text(path), storage_options))
         return Index(OS_FILES, published.url, source=published)
     directory = _directory(path)
     if not isinstance(lock_timeout, int | float) or isinstance(lock_timeout, bool) or not 0 <= lock_timeout <= 1e9:
@@ -173,7 +173,7 @@ def restore(
     from .snapshot import Repository, place
 
     directory = _directory(path)
-    if "#" not in os.fspath(url) and restore_published(FsspecStore(os.fspath(url), storage_options), directory):
+    if "#" not in _text(url) and restore_published(FsspecStore(_text(url), storage_options), directory):
         return open(directory)
     where, name = place(url)
     Repository(where, storage_options=storage_options, base_path=base_path).restore(name, directory)
@@ -692,7 +692,7 @@ class Index:
         return Repository(url, storage_options=storage_options, base_path=base_path).snapshot(self, name)
 
     def publish(
-        self, url: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None, take_over: bool = False,
+        self, url: str | os.PathLike[str], storage_options: dict[str, Any] | None = None, *, take_over: bool = False,
         retention: str | float | None = None, on_flush: bool | None = None,
     ) -> PublishInfo:
         """Flush, and make what there is visible at ``url``, to all who ``open(url, read_only=True)``.
@@ -712,7 +712,10 @@ class Index:
 
         self._writable()
         kept = seconds(retention, "retention")
-        store = FsspecStore(os.fspath(url), storage_options)
+        where = _text(url)
+        if "://" in where and "#" in where:
+            raise InvalidNameError("not a URL to publish at", path=where, expected="none with #, which names snapshots")
+        store = FsspecStore(where, storage_options)
         publisher = self._publishers.get(store.url)
         if publisher is None:
             publisher = self._publishers.setdefault(store.url, Publisher(store))
@@ -949,6 +952,14 @@ class Index:
     def _manifest_seq_no(self) -> int:
         assert self._hold is not None
         return self._hold.manifest.max_seq_no
+
+
+def _text(path: Any) -> str:
+    """A path or URL as text. InvalidNameError if it is none."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InvalidNameError("not a path", found=path, expected="a directory or a URL, as str or path object")
+    return text
 
 
 def _is_published(path: str) -> bool:

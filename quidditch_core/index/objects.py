@@ -144,6 +144,8 @@ def check_size(store: Store, key: str, blob: Blob) -> None:
 # An object of ours: a header as a manifest has it, then JSON
 
 _HEADER = re.compile(rb"(quidditch-([a-z]+) (\d+) (\d{12}) )([0-9a-f]{8})\n")
+HEADER: Final = 64
+"""Bytes at the start of such an object, its checksum among them."""
 _NOUNS: Final[Mapping[str, str]] = {"snapshot": "snapshot", "published": "published manifest"}
 
 

@@ -51,7 +51,7 @@ from ..files import OS_FILES
 from ..tiering import Span, Store
 from .lock import Holder
 from .manifest import Manifest
-from .objects import Blob, blobs_of, framed, places_at, portable, restore, searched, sent, unframed
+from .objects import HEADER, Blob, blobs_of, framed, places_at, portable, restore, searched, sent, unframed
 from .places import Places
 
 if TYPE_CHECKING:
@@ -142,6 +142,13 @@ class Editions:
     def is_there(self, number: int) -> bool:
         return self.store.size(_key(number)) is not None
 
+    def is_still(self, number: int, header: bytes) -> bool:
+        """Whether the edition that begins with ``header``, its checksum in it, is there."""
+        try:
+            return self.store.read([Span(_key(number), 0, len(header))])[0] == header
+        except CorruptIndexError:
+            return False
+
     def newest(self, known: int = 0, *, surely: bool = False) -> Edition | None:
         """The newest edition, or None; ``known``: one with this number has been seen.
 
@@ -221,7 +228,7 @@ class Publisher:
             raise self._fenced(self._fence)
         self._fence = None
         if self.last is None:
-            self._store.probe()
+            self._store.try_create()
         base = self._base(manifest, take_over)
         if base is not None and base is self.last and self._commit == manifest.generation:
             return base, 0
@@ -382,6 +389,7 @@ class Published:
         self._editions = Editions(store)
         self._store = cast(Store, _Expiring(store, self._editions))
         self._number = 0  # of the edition that we read
+        self._header = b""
         self._next: Edition | None = None
         self._objects: dict[int, dict[str, str]] = {}
 
@@ -390,7 +398,7 @@ class Published:
         if ours:
             after = self._editions.get(ours + 1)
             # As long as ours is there none after it has been removed: the next was not there because it is not yet.
-            if after is None and self._editions.is_there(ours):
+            if after is None and self._editions.is_still(ours, self._header):
                 return ours
         self._next = self._editions.newest(after.number if after is not None else 0)
         return None if self._next is None else self._next.number
@@ -401,7 +409,7 @@ class Published:
             raise IndexNotFoundError("nothing is published here", path=self.url,
                                      expected=f"objects {_EDITIONS}/manifest-<16 digits>",
                                      fix="check the URL; publish the index there; URL#name opens a snapshot")
-        self._number = edition.number
+        self._number, self._header = edition.number, framed("published", edition)[:HEADER]
         self._objects = {edition.number: edition.objects()}
         return _Read(searched(edition.manifest))
 

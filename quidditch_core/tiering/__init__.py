@@ -75,7 +75,7 @@ class Store(Protocol):
         The store is probed before the first time: `UnsupportedError` if it would overwrite silently.
         """
 
-    def probe(self) -> None:
+    def try_create(self) -> None:
         """Do now, and once, what `create` does before the first time."""
 
     def get(self, key: str) -> bytes | None:

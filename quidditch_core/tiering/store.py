@@ -87,10 +87,10 @@ class FsspecStore:
 
     def create(self, key: str, data: Bytes) -> bool:
         self._path(key)
-        self.probe()
+        self.try_create()
         return self._create(key, bytes(data))
 
-    def probe(self) -> None:
+    def try_create(self) -> None:
         self._filesystem()
         if not self._is_exclusive():
             raise UnsupportedError(

@@ -235,9 +235,9 @@ class CountingStore:
         self._count("create")
         return self.inner.create(key, data)
 
-    def probe(self) -> None:
-        self._count("probe")
-        self.inner.probe()
+    def try_create(self) -> None:
+        self._count("try_create")
+        self.inner.try_create()
 
     def get(self, key: str) -> bytes | None:
         self._count("get")
@@ -294,8 +294,8 @@ class DyingStore:
     def create(self, key: str, data: Bytes) -> bool:
         return self._call(lambda: self.inner.create(key, data))
 
-    def probe(self) -> None:
-        self._call(self.inner.probe)
+    def try_create(self) -> None:
+        self._call(self.inner.try_create)
 
     def get(self, key: str) -> bytes | None:
         return self._call(lambda: self.inner.get(key))
@@ -570,12 +570,12 @@ class StoreContract:
     def test_one_of_many_creates_an_object(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         if not self.exclusive:
-            for call in (lambda: store.create("m/1", b"x"), store.probe):
+            for call in (lambda: store.create("m/1", b"x"), store.try_create):
                 with _raises(UnsupportedError):
                     call()
             assert store.list() == []
             return
-        store.probe()
+        store.try_create()
         assert store.list() == []
         won: list[int] = []
 
