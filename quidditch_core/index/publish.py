@@ -17,10 +17,11 @@ it is garbage. What was sent for a later term belongs to somebody who is about t
 
 *Order.* Editions are removed in the order of their numbers, never the newest. So if edition N is still there, none
 after it has gone: a number N + 1 that was free really was the next. A writer that slept for so long that its number
-was taken and free again finds N gone, and takes its edition back; it could not have become the newest.
+was taken and free again finds N gone, and takes its edition back; it could not have become the newest. (A reader
+that slept as long between its list and its get may have read it: something whole, and corrected by the next refresh.)
 
-An edition lists what it no longer names (``dropped``). When it is as old as the retention these objects go, and then,
-unless it is the newest, the edition. Ages are taken from the clock of the store, or from our own as it passes.
+An edition lists what it no longer names (``dropped``). When it is as old as the retention these objects go, and when
+its successor is, the edition. Ages are taken from the clock of the store, or from our own as it passes.
 """
 
 from __future__ import annotations
@@ -352,7 +353,7 @@ class Publisher:
                 while step.dropped and time.monotonic() < ends:
                     self._store.delete(f"blobs/{step.dropped[-1]}")
                     step.dropped.pop()
-                if step.dropped or len(self._trail) == 1:
+                if step.dropped or len(self._trail) == 1 or self._age(self._trail[1]) < self.retention:
                     return
                 if self._removed != step.number - 1 and self._editions.is_there(step.number - 1):
                     self._trail.appendleft(_Step(step.number - 1))  # a list that was out of date had left it out
