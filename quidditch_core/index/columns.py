@@ -113,7 +113,7 @@ class Column(NamedTuple):
     def values(self, granules: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The integers, those of some granules or all: a column that is not lasting is decoded no further."""
         ranges = None
-        if granules is not None and not self.lasting:
+        if granules is not None and not self.lasting and not granules.all():
             granule = GRANULE * self.width
             size = self.size * self.width
             ranges = [(start, min(granule, size - start)) for start in (np.flatnonzero(granules) * granule).tolist()]
@@ -324,13 +324,15 @@ def first_docs(
     accept = found.rows(docs)
     tried = granules.size if found.lasting else 1
     while True:  # granules in the order of what they can hold, so that only the first are decoded
-        values = found.values(np.isin(np.arange(granules.size), granules[:tried]))
+        chosen = np.zeros(granules.size, np.bool_)
+        chosen[granules[:tried]] = True
+        values = found.values(chosen)
         size = kernels.first_rows(address(values), found.width, found.base, found.size,
                                   0 if accept is None else address(accept), -1 if descending else 0, address(granules),
                                   address(bounds), tried, wanted, address(keys), address(rows))
         if tried == granules.size or (size == wanted and bounds[tried] > keys[size - 1]):
             break
-        tried = min(2 * tried, granules.size)
+        tried = min(8 * tried, granules.size)
     rows = rows[:size]
     return np.concatenate([rows, absent if missing_first else absent[: limit - size]])
 

@@ -162,11 +162,13 @@ def _planes(words: Words, width: int) -> bytes:
 # --- decoding ----------------------------------------------------------------------------------------------
 
 
-class _Decoded(NamedTuple):
-    """A section as kernels read it, and which of its granules are there."""
+class _Decoded:
+    """A section as kernels read it, which of its granules are there, and whether all are."""
 
-    data: U8
-    there: bytearray
+    def __init__(self, size: int, granules: int) -> None:
+        self.data = zeros(size + PADDING)[:size]
+        self.there = bytearray(granules)
+        self.whole = False
 
 
 class Kept:
@@ -206,7 +208,7 @@ class Kept:
         return 0 if section is None else section.last_use
 
 
-KEPT = Kept(64 << 20)
+KEPT = Kept(128 << 20)
 
 
 class Coded:
@@ -231,7 +233,9 @@ class Coded:
         decoded = self.decoded
         if decoded is None:
             granules = len(self._directory()) - 1
-            decoded = self.decoded = _Decoded(zeros(self.size + PADDING)[: self.size], bytearray(granules))
+            decoded = self.decoded = _Decoded(self.size, granules)
+        if decoded.whole:
+            return decoded.data
         there, granule = decoded.there, GRANULE * self._width
         missing = []
         for start, length in ranges:
@@ -253,6 +257,7 @@ class Coded:
             self._decode_one(places[at], places[at + 1], count, decoded.data[first * self._width :])
             decoded.there[at] = 1
             bytes_ += count * self._width
+        decoded.whole = 0 not in decoded.there
         KEPT.add(self, decoded, bytes_)
 
     def _decode_one(self, start: int, stop: int, count: int, out: U8) -> None:
