@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from quidditch_core.errors import SettingsError, UnsupportedError, nearest
 
@@ -39,6 +39,15 @@ class Watermark:
         if self.free is not None:
             return free <= self.free
         return self.percent is not None and (total - free) * 100 >= self.percent * total
+
+
+class SortBy(NamedTuple):
+    """One key of the order in which documents are numbered: a column, and of several values the least or greatest."""
+
+    field: str
+    descending: bool
+    missing_first: bool
+    greatest: bool
 
 
 # Quantities as text -----------------------------------------------------------------------------------------
@@ -107,7 +116,7 @@ class Kind(ABC):
     def holds(self, native: Any) -> bool:
         """Whether a native value is of this kind and within its bounds."""
 
-    def write(self, native: Any) -> str:
+    def write(self, native: Any) -> str | list[str]:
         """OpenSearch's form of a native value: ``read`` of it is the value again."""
         return str(native)
 
@@ -194,6 +203,29 @@ class DurabilityChoice(Choice):
         return isinstance(native, Durability)
 
 
+class Names(Kind):
+    """Names, or a single one: a list, or text with commas between; without ``choice`` any are allowed."""
+
+    def __init__(self, *choice: str) -> None:
+        self.choice = choice
+        each = " or ".join(f'"{name}"' for name in choice) if choice else "a name"
+        self.expected = f"{each}, or a list of them"
+
+    def read(self, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            return None
+        return tuple(part.strip() for part in parts)
+
+    def holds(self, native: Any) -> bool:
+        return isinstance(native, tuple) and len(native) <= MAX_SORT_KEYS and all(
+            isinstance(name, str) and (name in self.choice if self.choice else bool(name)) for name in native)
+
+    def write(self, native: Any) -> str | list[str]:
+        found: str = native[0]
+        return found if len(native) == 1 else list(native)
+
+
 class Mark(Kind):
     """A ``Watermark``."""
 
@@ -231,6 +263,8 @@ def _as(key: str, kind: Kind, *, static: bool = False) -> dict[str, Any]:
     return {"key": key, "kind": kind, "static": static}
 
 
+MAX_SORT_KEYS: Final = 16
+"""Fields that an index is sorted by, at most."""
 MAX_THREADS: Final = 64
 """Threads that build one segment."""
 MAX_SLICES: Final = 64
@@ -295,6 +329,17 @@ class Settings:
         default=2**28, metadata=_as("indices.memory.index_buffer_size", Bytes())
     )
     """Memory that documents may take before they become a segment."""
+    sort_field: tuple[str, ...] = field(default=(), metadata=_as("index.sort.field", Names(), static=True))
+    """Fields that the documents of every segment are sorted by."""
+    sort_order: tuple[str, ...] = field(
+        default=(), metadata=_as("index.sort.order", Names("asc", "desc"), static=True))
+    """One for each of ``sort_field``; without, all ascend."""
+    sort_missing: tuple[str, ...] = field(
+        default=(), metadata=_as("index.sort.missing", Names("_last", "_first"), static=True))
+    """Where documents without a value go; without, to the end."""
+    sort_mode: tuple[str, ...] = field(
+        default=(), metadata=_as("index.sort.mode", Names("min", "max"), static=True))
+    """Which of several values counts; without, the least where it ascends, else the greatest."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -304,6 +349,7 @@ class Settings:
                 raise SettingsError("the value does not fit", path=one.metadata["key"], found=native,
                                     expected=kind.expected)
         self._check_watermarks()
+        self._check_sort()
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Settings:
@@ -331,11 +377,35 @@ class Settings:
         body: dict[str, Any] = {}
         for one in fields(self):
             *parents, last = one.metadata["key"].split(".")
+            native = getattr(self, one.name)
+            if native == ():
+                continue
             inner = body
             for parent in parents:
                 inner = inner.setdefault(parent, {})
-            inner[last] = one.metadata["kind"].write(getattr(self, one.name))
+            inner[last] = one.metadata["kind"].write(native)
         return body
+
+    @property
+    def sort(self) -> tuple[SortBy, ...]:
+        """What the documents of every segment are sorted by."""
+        count = len(self.sort_field)
+        orders, missing = self.sort_order or ("asc",) * count, self.sort_missing or ("_last",) * count
+        modes = self.sort_mode or tuple("max" if order == "desc" else "min" for order in orders)
+        return tuple(SortBy(name, order == "desc", where == "_first", mode == "max") for name, order, where, mode
+                     in zip(self.sort_field, orders, missing, modes, strict=True))
+
+    def _check_sort(self) -> None:
+        count = len(self.sort_field)
+        if len(set(self.sort_field)) < count:
+            raise SettingsError("a field to sort by is named twice", path="index.sort.field",
+                                found=list(self.sort_field))
+        for name in ("order", "missing", "mode"):
+            given = getattr(self, f"sort_{name}")
+            if given and len(given) != count:
+                raise SettingsError("the settings of the index sort do not go together", path=f"index.sort.{name}",
+                                    found=f"{len(given)} of them", expected=f"{count}, as of index.sort.field, or none",
+                                    fix="give one for each field")
 
     def _check_watermarks(self) -> None:
         marks = (self.disk_watermark_low, self.disk_watermark_high, self.disk_watermark_flood_stage)
@@ -361,7 +431,7 @@ _LATER: Final = frozenset(
         "max_docvalue_fields_search", "max_inner_result_window", "max_ngram_diff", "max_refresh_listeners",
         "max_regex_length", "max_rescore_window", "max_script_fields", "max_shingle_diff", "max_terms_count",
         "merge", "plugins", "provided_name", "query", "replication", "routing", "search", "similarity",
-        "soft_deletes", "sort", "store", "uuid", "version",
+        "soft_deletes", "store", "uuid", "version",
     }
 )
 

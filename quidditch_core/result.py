@@ -96,11 +96,12 @@ class Hit(_Sourced):
 class Profile(msgspec.Struct, frozen=True):
     """How a search found its hits, and what it took.
 
-    ``path``: ``union``, ``intersection`` or ``phrase`` are the pruned ways, ``exhaustive`` scores or filters every
-    matching document. Of the pruned ways are known: ``blocks`` of 128 postings decoded for the hits, ``postings``
-    in them, and ``ranges`` of 256 documents searched, of ``ranges_total``. Where ranges of numbers are asked for,
-    ``granules`` of 8,192 values must be read to find them, of ``granules_total``; an earlier search may have kept the
-    answer. Times are milliseconds: planning, finding and counting, and reading what the hits hold.
+    ``path``: ``union``, ``intersection`` or ``phrase`` are the pruned ways, ``sorted`` takes documents in the order of
+    the index until there are enough, ``exhaustive`` scores or filters every matching document. Of the pruned ways are
+    known: ``blocks`` of 128 postings decoded for the hits, ``postings`` in them, and ``ranges`` of 256 documents
+    searched, of ``ranges_total``. Where ranges of numbers are asked for, ``granules`` of 8,192 values must be read to
+    find them, of ``granules_total``; an earlier search may have kept the answer. Times are milliseconds: planning,
+    finding and counting, and reading what the hits hold.
     """
 
     path: str

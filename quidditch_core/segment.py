@@ -16,13 +16,16 @@ import mmap
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MISSING, CorruptIndexError
+
+if TYPE_CHECKING:
+    from .config import SortBy
 
 BLOCK = 128
 """Postings in a block; a term with fewer has no block headers."""
@@ -217,12 +220,12 @@ class Segment:
     """Documents 0 .. ``docs`` - 1 and everything known about them. Immutable, safe to share between threads.
 
     ``key`` names the segment for its lifetime. ``stored`` says how units of stored documents are coded:
-    ``raw`` or ``zstd``, then by which codec.
+    ``raw`` or ``zstd``, then by which codec. ``sort`` is what its documents are sorted by, if anything.
     """
 
     def __init__(
         self, key: str, docs: int, fields: Iterable[FieldInfo], sections: Sections, *, stored: str = "raw",
-        codec: str = "", owner: object = None,
+        codec: str = "", sort: Sequence[SortBy] = (), owner: object = None,
     ) -> None:
         self.key = key
         self.docs = docs
@@ -230,6 +233,7 @@ class Segment:
         self.sections = sections
         self.stored = stored
         self.codec = codec
+        self.sort = tuple(sort)
         self.remote = False  # whether its bytes are far away, so that as few as possible are to be needed
         self.owner = owner  # keeps a blob's mapping alive as long as the segment
         self.cache: dict[Any, Any] = {}  # what readers derive from the bytes: term rows, descriptors, arrays

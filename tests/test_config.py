@@ -155,7 +155,7 @@ def test_bad_values_say_what_was_expected(body: Any, says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["index.analysis.analyzer.mine.type", "sort.field", "mapping.depth.limit"])
+@pytest.mark.parametrize("key", ["index.analysis.analyzer.mine.type", "mapping.depth.limit"])
 def test_settings_of_later_versions(key: str) -> None:
     with pytest.raises(UnsupportedError, match="not supported by this version"):
         Settings.from_dict({key: "x"})

@@ -18,9 +18,9 @@ import mmap
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -412,6 +412,48 @@ class Engine:
                 for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
 
 
+    def moved(
+        self, rows: list[TermInfo], numbers: NDArray[np.int32], how: int, most: int = 1 << 20,
+    ) -> list[list[tuple[int, list[int]]]] | int:
+        """For each term, the new number of each live document and its positions, put into order if it is EACH."""
+        flat = np.array(rows, np.int64).reshape(-1)
+        with Memory() as memory:
+            scratch, counts = memory.zeros(merge.SCRATCH_BYTES, np.uint8), memory.zeros(3 * len(rows), np.int64)
+            status = self.call(merge.take, self.field, flat, len(rows), numbers, scratch, counts, 0, 0, 0, 0, how)
+            counts = counts.reshape(-1, 3)
+            if status < 0 or counts.sum() > most:
+                return CORRUPT
+            starts = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(counts, axis=0)])
+            docs, freqs, sizes = (memory.zeros(counts[:, 0].sum(), np.uint32) for _ in range(3))
+            data, slots = memory.zeros(counts[:, 2].sum(), np.uint8), memory.zeros(3 * len(rows), np.int64)
+            slots[:] = starts[:-1].reshape(-1)
+            each = how == merge.EACH
+            status = self.call(merge.take, self.field, flat, len(rows), numbers, scratch, slots, docs, freqs,
+                               sizes if each else 0, data, how)
+            if status < 0:
+                return status
+            assert slots.tolist() == starts[1:].reshape(-1).tolist()
+            if each:
+                room = memory.zeros(28 * counts[:, 0].max() + counts[:, 2].max(), np.uint8)
+                edges, places = np.ascontiguousarray(starts[:, 0]), np.ascontiguousarray(starts[:-1, 2])
+                self.call(merge.arrange, edges, len(rows), docs, freqs, sizes, data, places, room)
+        tokens = iter(varints(data))
+        cut = starts[1:-1, 0]
+        return [[(int(doc), list(accumulate(islice(tokens, int(freq)))))
+                 for doc, freq in zip(of, many, strict=True)]
+                for of, many in zip(np.split(docs, cut), np.split(freqs, cut), strict=True)]
+
+
+def varints(data: NDArray[np.uint8]) -> Iterator[int]:
+    value = shift = 0
+    for byte in data.tolist():
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            yield value
+            value = shift = 0
+
+
 def engines(field: Field) -> tuple[Engine, Engine]:
     """Both ways to read one segment of ``field``."""
     segment = segment_of(field, encode_both(field))
@@ -705,6 +747,24 @@ def test_gather_renumbers_and_drops(seed: int, deleted: float) -> None:
         assert engine.gather(rows, numbers, positions=False) == counts
 
 
+@given(seeds, st.floats(0, 1), st.integers(1, 12))
+def test_moved_postings_are_in_order_with_their_positions(seed: int, deleted: float, runs: int) -> None:
+    """Into any order: none, that of some sources that were sorted, or at random."""
+    field = random_field(seed, [1, 2, 3, 33, 128, 129, 300], 400)
+    rng = np.random.default_rng(seed)
+    live = rng.random(field.docs) >= deleted
+    numbers = np.full(field.docs, -1, np.int32)
+    places = rng.permutation(int(live.sum()))
+    numbers[live] = places if runs == 12 else np.concatenate([np.sort(part) for part in np.array_split(places, runs)])
+    whole = np.arange(field.docs, dtype=np.int32)
+    for engine in engines(field):
+        rows = list(rows_of(engine, field).values())
+        expected = [sorted((int(numbers[doc]), places) for doc, places in term.items() if live[doc])
+                    for term in field.postings.values()]
+        assert engine.moved(rows, numbers, merge.EACH) == expected
+        assert engine.moved(rows, whole, merge.WHOLE) == [list(term.items()) for term in field.postings.values()]
+
+
 # --- damage ------------------------------------------------------------------------------------------------
 
 
@@ -782,6 +842,8 @@ class Fuzz:
             lambda engine: engine.phrase(words, slop),
             lambda engine: engine.fill(rows),
             lambda engine: [engine.gather([row], numbers) for row in rows],
+            lambda engine: [engine.moved([row], numbers, merge.EACH) for row in rows],
+            lambda engine: [engine.moved([row], numbers, merge.WHOLE) for row in rows],
         ]
         for question in questions:
             seen, judged = question(compiled), question(referenced)

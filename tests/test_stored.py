@@ -53,9 +53,8 @@ def read(segment: Segment) -> list[bytes]:
     reader = stored.reader(segment)
     one_by_one = [reader.read(doc) for doc in range(segment.docs)]
     together: list[bytes] = []
-    for first, part in reader.units():
-        assert first == len(together)
-        together += [bytes(part.data[a:b]) for a, b in itertools.pairwise([0, *part.ends.tolist()])]
+    for unit in range(stored.unit_edges(segment).size - 1):
+        together += map(bytes, reader.unit(unit))
     assert one_by_one == together
     return one_by_one
 
@@ -247,3 +246,46 @@ def test_sources_are_compressed_as_they_come(
         assert read(segment) == documents == [made.read(doc) for doc in range(len(documents))]
         assert made.memory < 0.6 * sum(map(len, documents))
     assert bool(failing.begun) == (threads > 1)
+
+
+def test_a_dictionary_is_used_again_while_it_suits() -> None:
+    documents = [words(1, 30_000), words(1, 31_000)[1_000:], words(2, 30_000)]
+    first = encoded(documents[0])
+    known = stored.learned(first, DEFAULT)
+    assert known is not None
+    assert stored.learned(first, BEST) is None
+    like, unlike = (whole(30_000, stored.compress(raw(part), DEFAULT, known=known)) for part in documents[1:])
+    assert list(stored.dictionaries_of(like)) == list(stored.dictionaries_of(first)) == [known.dictionary.dict_id()]
+    assert list(stored.dictionaries_of(unlike)) != list(stored.dictionaries_of(first))
+    few = whole(100, stored.compress(raw(documents[1][:100]), DEFAULT, known=known))
+    assert not stored.dictionaries_of(few)
+    merged = whole(60_000, stored.merge([all_of(first), all_of(like, 30_000)], DEFAULT))
+    assert frames(merged) == frames(first) + frames(like)
+    assert len(stored.dictionaries_of(merged)) == 1
+    assert read(like) == documents[1]
+
+
+def test_units_that_stay_together_are_copied_to_another_place() -> None:
+    """The later source comes first, and the last of its documents after the first source."""
+    documents = [words(1, 30_000), words(1, 31_000)[1_000:]]
+    one, other = map(encoded, documents)
+    moved = np.arange(30_000, dtype=np.int32)
+    moved[29_900:] += 30_000
+    numbers = np.arange(29_900, 59_900, dtype=np.int32)
+    merged = whole(60_000, stored.merge([(one, numbers), (other, moved)], DEFAULT))
+    assert len(set(frames(merged)) - set(frames(one)) - set(frames(other))) <= 2
+    assert read(merged) == documents[1][:29_900] + documents[0] + documents[1][29_900:]
+
+
+@given(st.lists(st.binary(max_size=30) | st.just(b"x" * 3_000), max_size=40), st.booleans(), st.randoms())
+def test_documents_are_read_back_in_any_order(documents: list[bytes], compressed: bool, rng: random.Random) -> None:
+    order = list(range(len(documents)))
+    rng.shuffle(order)
+    cut = rng.randrange(len(documents) + 1)
+    parts = [encoded(part) if compressed else raw(part) for part in (documents[:cut], documents[cut:])]
+    numbers = np.array(order, np.int32)
+    sources = [(parts[0], numbers[:cut]), (parts[1], numbers[cut:])]
+    expected = [document for _, document in sorted(zip(order, documents, strict=True))]
+    assert read(whole(len(documents), stored.merge(sources, DEFAULT))) == expected
+    segment = Segment("r", len(documents), [], stored.merge_raw(sources))
+    assert [stored.reader(segment).read(doc) for doc in range(len(documents))] == expected

@@ -11,7 +11,7 @@ import itertools
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..analysis import Analyzer, get_analyzer
 from ..analysis.tokenizers import Tokenizer
 from ..codec.v1.sources import Sources
-from ..codec.v1.stored import StoredCodec
+from ..codec.v1.stored import Learned, StoredCodec
 from ..documents import Column
 from ..mapping import FieldType, Mapping
 from ..segment import FieldInfo, RamSections, Segment, address, release, zeros
@@ -70,15 +70,17 @@ class Builder:
     """Collects documents; :meth:`build` makes them a segment. Not thread-safe: the writer owns it.
 
     An interrupt (Ctrl-C) may break :meth:`add` or :meth:`extend` off anywhere. So documents count only once they are
-    kept, and what was not kept is undone before anything else is done. Documents are compressed by ``codec``, and the
-    segment is built, by ``threads`` threads.
+    kept, and what was not kept is undone before anything else is done. Documents are compressed by ``codec`` if it has
+    one, with a dictionary that is ``known`` if it suits, and the segment is built, by ``threads`` threads.
     """
 
-    def __init__(self, codec: StoredCodec, threads: int) -> None:
+    def __init__(
+        self, codec: StoredCodec | None, threads: int, known: Callable[[], Learned | None] = lambda: None,
+    ) -> None:
         self._threads = threads
         self._collectors: dict[str, Collector] = {}
         self._ids: list[bytes] = []
-        self._sources = Sources(codec, threads, begin)
+        self._sources = Sources(codec, threads, begin, known)
         self._numbers = tuple(array("q") for _ in NUMBERS)
         self._kept = 0
         self._adding = False

@@ -18,10 +18,10 @@ from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, bit_count, docs_of, full_bitmap
 from . import columns, postings
 from .best import NOTHING_FOUND, Found, Ready
-from .execute import bitmap, count, scored, top
+from .execute import bitmap, count, first, scored, top
 from .page import BestPage, Page, Row
-from .plan import AllPlan, NothingPlan, Plan, ScorePlan
-from .view import View
+from .plan import AllPlan, NothingPlan, Plan, ScorePlan, TermPlan
+from .view import Leaf, View
 
 SCORE, DOC = "_score", "_doc"
 
@@ -139,10 +139,14 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
     wants_score = any(key.field == SCORE for key in keys)
     entries: list[_Entry] = []
     found = 0
+    path = "exhaustive"
     for number, leaf in enumerate(view.leaves):
         if isinstance(plan, NothingPlan):
             break
-        if wants_score:
+        if _is_sorted(leaf.segment, keys):
+            docs, matching_docs = _first(plan, leaf, size, _most(request.track_total_hits, found))
+            found, path, scores = found + matching_docs, "sorted", np.zeros(0, np.float32)
+        elif wants_score:
             docs, scores = scored(plan, leaf.segment, leaf.live)
             found += docs.size
         else:
@@ -158,7 +162,31 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
     for at in range(len(keys) - 1, -1, -1):
         entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)
     rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
-    return Page(rows, found, None, view, request)
+    return Page(rows, found, None, view, request, path)
+
+
+def _is_sorted(segment: Segment, keys: list[_Key]) -> bool:
+    """Whether the order of the documents is that of the keys."""
+    last = len(keys)
+    while last and keys[last - 1].field == DOC and not keys[last - 1].descending:
+        last -= 1
+    order = segment.sort[:last]
+    return len(order) == last and all(
+        (key.field, key.descending, key.missing) == (by.field, by.descending, "_first" if by.missing_first else "_last")
+        and key.greatest == by.greatest for key, by in zip(keys, order, strict=False))
+
+
+def _most(track: bool | int, found: int) -> int | None:
+    """How many more hits are to be counted, None for all, when some are found already."""
+    return None if track is True else 0 if track is False else max(0, track + 1 - found)
+
+
+def _first(plan: Plan, leaf: Leaf, size: int, most: int | None) -> tuple[NDArray[np.uint32], int]:
+    """The first ``size`` documents that match, and how many do, at least if that is more than ``most``."""
+    if most is None or (leaf.live is None and isinstance(plan, AllPlan | TermPlan)):  # or where that is known
+        return first(plan, leaf.segment, leaf.live, size), count(plan, leaf.segment, leaf.live)
+    docs = first(plan, leaf.segment, leaf.live, max(size, most))
+    return docs[:size], docs.size
 
 
 def _candidates(

@@ -59,14 +59,16 @@ def write_column(
     sections: RamSections, name: str, docs: NDArray[Any], codes: NDArray[np.int64], size: int, *, distinct: bool,
 ) -> bool:
     """Write the codes of ``docs`` (any order, repeats allowed). True if some document has several."""
-    order = np.lexsort((codes, docs))
-    docs, codes = docs[order], codes[order]
-    if distinct and docs.size:
-        keep = np.ones(docs.size, np.bool_)
-        keep[1:] = (docs[1:] != docs[:-1]) | (codes[1:] != codes[:-1])
-        docs, codes = docs[keep], codes[keep]
-    counts = np.bincount(docs, minlength=size)
-    several = bool(counts.size and counts.max() > 1)
+    several = bool(docs.size) and int(np.bincount(docs, minlength=size).max()) > 1
+    if several:
+        order = np.lexsort((codes, docs))
+        docs, codes = docs[order], codes[order]
+        if distinct:
+            keep = np.ones(docs.size, np.bool_)
+            keep[1:] = (docs[1:] != docs[:-1]) | (codes[1:] != codes[:-1])
+            docs, codes = docs[keep], codes[keep]
+        counts = np.bincount(docs, minlength=size)
+        several = int(counts.max()) > 1
     if several:
         sections.put_ints(f"column.start/{name}", np.concatenate([[0], np.cumsum(counts)]))
         values = codes
@@ -305,13 +307,13 @@ def first_docs(
     """The ``limit`` first of ``docs`` by the column, then by document, in no order; None if it has several values."""
     found = column(segment, name)
     if found is None:
-        return _first_bits(full_bitmap(segment.docs) if docs is None else docs, limit)
+        return first_bits(full_bitmap(segment.docs) if docs is None else docs, limit)
     if found.starts is not None:
         return None
     absent = np.zeros(0, np.int64)
     if not found.everywhere:
         accepted = full_bitmap(segment.docs) if docs is None else docs
-        absent = _first_bits(accepted & ~exists(segment, name), limit)
+        absent = first_bits(accepted & ~exists(segment, name), limit)
     wanted = limit - absent.size if missing_first else limit
     if not wanted:
         return absent
@@ -337,7 +339,7 @@ def first_docs(
     return np.concatenate([rows, absent if missing_first else absent[: limit - size]])
 
 
-def _first_bits(bitmap: Bitmap, limit: int) -> NDArray[np.int64]:
+def first_bits(bitmap: Bitmap, limit: int) -> NDArray[np.int64]:
     """The first ``limit`` documents of a bitmap."""
     words = np.flatnonzero(bitmap)[:limit]
     bits = np.unpackbits(bitmap[words].view(np.uint8), bitorder="little").reshape(-1, 64)

@@ -234,6 +234,17 @@ def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
     return bit_count(matching if live is None else matching & live)
 
 
+def first(plan: Plan, segment: Segment, live: Bitmap | None, size: int) -> NDArray[np.uint32]:
+    """The first ``size`` live documents that match, ascending."""
+    if isinstance(plan, AllPlan) and live is None:
+        return np.arange(min(size, segment.docs), dtype=np.uint32)
+    if isinstance(plan, TermPlan) or (isinstance(plan, BoolPlan) and (plan.must or plan.minimum)):
+        query = _Boolean(plan if isinstance(plan, BoolPlan) else BoolPlan(must=(plan,)), segment, live)
+        return query.first(size) if query.possible else NONE.docs
+    matching = bitmap(plan, segment)
+    return columns.first_bits(matching if live is None else matching & live, size).astype(np.uint32)
+
+
 def _only(found: Scored, live: Bitmap | None) -> Scored:
     if live is None:
         return found
@@ -341,8 +352,14 @@ class _Boolean:
     def count(self) -> int:
         return int(self._run(descriptor.COUNT, 0)[1])
 
+    def first(self, size: int) -> NDArray[np.uint32]:
+        return self._pairs(descriptor.FIRST, size).docs
+
     def all(self) -> Scored:
-        out = self._run(descriptor.ALL, min([self.segment.docs, *self._sizes]))
+        return self._pairs(descriptor.ALL, self.segment.docs)
+
+    def _pairs(self, mode: int, limit: int) -> Scored:
+        out = self._run(mode, min([limit, self.segment.docs, *self._sizes]))
         pairs = out[2 : 2 + int(out[0])].view(np.uint32)
         return Scored(np.ascontiguousarray(pairs[::2]), np.ascontiguousarray(pairs[1::2]).view(np.float32))
 

@@ -103,6 +103,10 @@ def _create(
     from .lock import WriterLock
     from .writer import Writer, new_manifest
 
+    if settings.sort_field:
+        from .order import check_sort
+
+        check_sort(settings, mapping)
     if manifests.generations(files, directory):
         raise IndexExistsError("there is an index already", path=directory, fix="open it, or choose another path")
     ensure_directory(files, directory)

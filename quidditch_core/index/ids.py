@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DocumentError
-from ..segment import RamSections, Segment, address
+from ..segment import RamSections, Segment, address, gathered
 from .kernels import ids as kernels
-from .strings import joined
+from .strings import joined, spelt
 
 MAX_ID_BYTES = 512
 MANY = 64
@@ -62,21 +62,30 @@ def write_ids(sections: RamSections, ids: list[bytes], hashes: NDArray[np.uint32
 
 def merge_ids(sections: RamSections, sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> None:
     """Write the ids of the documents that live: a source's document d becomes numbers[d], unless it is -1."""
-    data, sizes, hashes = [], [], []
+    parts, sizes, places, hashes = [], [], [], []
     for segment, numbers in sources:
         live = numbers >= 0
         text = segment.array("ids", np.uint8)
         segment.starts("ids.start", segment.docs, text.size)
         each = np.diff(segment.ints("ids.start", segment.docs + 1))
-        data.append(text if live.all() else text[np.repeat(live, each)])
+        parts.append(text if live.all() else text[np.repeat(live, each)])
         sizes.append(each[live])
+        places.append(numbers[live])
         docs = segment.array("ids.doc", np.uint32, segment.docs)
         if segment.docs and int(docs.max()) >= segment.docs:
             raise segment.damaged("ids.doc names a document that is not there", found=int(docs.max()))
         by_doc = np.zeros(segment.docs, np.uint32)
         by_doc[docs] = _index(segment)
         hashes.append(by_doc[live])
-    _write(sections, np.concatenate(data), np.cumsum(np.concatenate(sizes)), np.concatenate(hashes))
+    data, ends = gathered([part.data for part in parts]), np.cumsum(np.concatenate(sizes))
+    order = np.concatenate(places)
+    by_number = np.empty(order.size, np.uint32)
+    by_number[order] = np.concatenate(hashes)
+    if (order[1:] < order[:-1]).any():
+        numbers_ = np.empty(order.size, np.uint32)
+        numbers_[order] = np.arange(order.size, dtype=np.uint32)
+        data, ends = spelt(numbers_, data, ends)
+    _write(sections, data, ends, by_number)
 
 
 def _write(

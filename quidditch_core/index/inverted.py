@@ -28,6 +28,13 @@ _HEADERS = {"position": 12, "last": 4, "offset": 4, "width": 2, "bound": 1}
 """Bytes of each part of a block's header, in an order in which all of them are aligned."""
 
 
+class Coded(NamedTuple):
+    """Positions that are encoded already: the bytes of all, where those of each term begin, and where the last end."""
+
+    data: NDArray[np.uint8]
+    places: NDArray[np.int64]
+
+
 class Encoded(NamedTuple):
     """Some terms of a field as bytes; where they lie counts from the first of them."""
 
@@ -42,10 +49,15 @@ class FieldWriter:
 
     Threads may :meth:`encode` at the same time; one of them may :meth:`keep`.
 
-    ``norms`` uint8 [docs] or None; ``avgdl`` is what the stored block bounds assume.
+    ``norms`` uint8 [docs] or None; ``avgdl`` is what the stored block bounds assume. ``coded``: the memory, padded, in
+    which the positions of all terms lie one after another, if they come as `Coded`.
     """
 
-    def __init__(self, *, freqs: bool, positions: bool, norms: NDArray[np.uint8] | None, avgdl: np.float32) -> None:
+    def __init__(
+        self, *, freqs: bool, positions: bool, norms: NDArray[np.uint8] | None, avgdl: np.float32,
+        coded: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self._coded = coded
         self._freqs, self._positions, self._norms = freqs, positions, norms
         self._factors = bm25.factors(avgdl)
         self._parts: dict[str, list[NDArray[Any]]] = {}
@@ -58,7 +70,7 @@ class FieldWriter:
 
     def append(
         self, text: NDArray[np.uint8], ends: NDArray[np.int64], docs: NDArray[np.uint32],
-        freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | None,
+        freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | Coded | None,
     ) -> None:
         """Add ``ends.size`` terms; term t has postings starts[t] : starts[t + 1] of docs and freqs."""
         if ends.size:
@@ -66,7 +78,7 @@ class FieldWriter:
 
     def encode(
         self, text: NDArray[np.uint8], ends: NDArray[np.int64], docs: NDArray[np.uint32],
-        freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | None,
+        freqs: NDArray[np.uint32], starts: NDArray[np.int64], positions: NDArray[np.uint32] | Coded | None,
     ) -> Encoded:
         """The bytes of what :meth:`append` takes; at least one term."""
         terms, count = ends.size, docs.size
@@ -78,16 +90,20 @@ class FieldWriter:
         for kind, size in _HEADERS.items():
             at[kind], place = place, place + size * headers
         base = address(table)
-        tokens = 0 if positions is None else positions.size
-        pos_out = self._room("positions", 5 * tokens + 16)
+        coded = positions if isinstance(positions, Coded) else None
+        plain = None if isinstance(positions, Coded) else positions
+        pos_out = self._room("positions", 16 if plain is None else 5 * plain.size + 16)
         rows = np.zeros((terms, 8), np.int64)
         job = np.zeros(build.E_SLOTS, np.int64)
         job[: build.E_OUT_USED + 1] = [
             address(docs), address(freqs), address(starts), terms, address(rows),
-            0 if positions is None else address(positions),
+            0 if plain is None else address(plain),
             0 if self._norms is None else address(self._norms), address(self._factors), address(out), 0]
         job[build.E_LAST : build.E_BLOCKS] = [base + at[kind] for kind in ("last", "offset", "width", "bound")]
-        job[build.E_POS_OUT :] = [address(pos_out), 0, base + at["position"], base + place + -place % 4, self._freqs]
+        job[build.E_POS_OUT : build.E_CODED] = [address(pos_out), 0, base + at["position"], base + place + -place % 4,
+                                                self._freqs]
+        if coded is not None:
+            job[build.E_CODED :] = address(coded.data), address(coded.places)
         build.encode(address(job))
         blocks = int(job[build.E_BLOCKS])
         parts: dict[str, NDArray[Any]] = {"postings": _copied(out[: job[build.E_OUT_USED]])}
@@ -97,7 +113,7 @@ class FieldWriter:
             if wanted:
                 parts[f"blocks.{kind}"] = table[at[kind] : at[kind] + _HEADERS[kind] * blocks].view(item).copy()
         if positions is not None:
-            parts["positions"] = _copied(pos_out[: job[build.E_POS_USED]])
+            parts["positions"] = _copied(pos_out[: job[build.E_POS_USED]]) if coded is None else coded.data
         return Encoded(text, ends, rows, parts)
 
     def keep(self, encoded: Encoded) -> None:
@@ -138,7 +154,9 @@ class FieldWriter:
         self._rooms = threading.local()
         for kind in kinds:
             parts = self._parts.pop(kind, None)
-            if parts:
+            if kind == "positions" and self._coded is not None:
+                sections.adopt(f"{kind}/{name}", self._coded)
+            elif parts:
                 width = parts[0].itemsize
                 sections.adopt(f"{kind}/{name}", _poured(parts), width=width)
             else:

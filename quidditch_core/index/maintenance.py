@@ -265,15 +265,19 @@ class Maintenance:
         if not any(source.live_docs for source in sources):
             return None, None
         tier = min(map(_tier, group), key=writer.places.names.index)
-        if len(sources) == 1 and sources[0].live is None:
+        sort = writer.settings.sort
+        with writer.lock:
+            known = writer.learned(self._codec(tier))
+        if len(sources) == 1 and sources[0].live is None and sources[0].segment.sort == sort:
             whole = sources[0].segment  # nothing to leave out: the segment goes to disk as it is
             merged = merging.Merged(whole, [np.arange(whole.docs, dtype=np.int32)])
         else:
-            merged = merging.merge(sources, pace, codec_named(self._codec(tier)), writer.threads)
+            merged = merging.merge(sources, pace, codec_named(self._codec(tier)), writer.threads, sort, known)
         pace()
         with writer.lock:
             name, keys = self._name("seg"), self._name("keys") if tier == COLD else ""
-        entry = store.write_segment(writer.places, tier, name, merged.segment, self._codec(tier), keys, writer.threads)
+        entry = store.write_segment(writer.places, tier, name, merged.segment, self._codec(tier), keys,
+                                    writer.threads, known)
         return Holding(segment=store.open_segment(writer.places, entry), entry=entry, visible=True), merged
 
     def _codec(self, tier: str) -> str:

@@ -1,7 +1,8 @@
 """Several segments become one without their deleted documents; and which segments are worth merging.
 
-Documents keep their order: the segments in order, the documents of each in order. Postings are gathered by term
-in chunks of bounded size, so memory does not grow with the number of postings of a field.
+Which number a document gets is in the maps that ``order`` makes, and everything a segment has is moved by them.
+Postings are gathered by term in chunks of bounded size, so memory does not grow with the number of postings of a
+field; positions are moved as the bytes that they are.
 """
 
 from __future__ import annotations
@@ -17,13 +18,26 @@ from numpy.typing import NDArray
 
 from ..codec.v1 import stored as documents
 from ..codec.v1.stored import StoredCodec
-from ..segment import FieldInfo, RamSections, Segment, address, bit_count, full_bitmap, mask_of
+from ..config import SortBy
+from ..segment import FieldInfo, RamSections, Segment, address, bit_count, full_bitmap, mask_of, padded, zeros
 from . import bm25
 from .builder import NUMBERS
 from .columns import column_values, exists, write_column, write_exists
 from .ids import merge_ids
-from .inverted import FieldWriter
-from .kernels.merge import SCRATCH_BYTES, gather
+from .inverted import Coded, FieldWriter
+from .kernels.merge import (
+    EACH,
+    NO,
+    S_BYTES,
+    S_POSTINGS,
+    S_SLOTS,
+    S_TOKENS,
+    SCRATCH_BYTES,
+    WHOLE,
+    arrange,
+    take,
+)
+from .order import Map, ascends, numbered
 from .postings import corrupt, fill, read_terms
 from .strings import Interner, readable
 
@@ -48,46 +62,44 @@ class Merged(NamedTuple):
     """The new segment, and for each source the new number of each of its documents (int32, -1: deleted)."""
 
     segment: Segment
-    maps: list[NDArray[np.int32]]
+    maps: list[Map]
 
 
 def merge(
     sources: Sequence[Source], pace: Callable[[], None] = lambda: None, codec: StoredCodec | None = None,
-    threads: int = 1,
+    threads: int = 1, sort: Sequence[SortBy] = (), known: documents.Learned | None = None,
 ) -> Merged:
-    """Merge ``sources`` in this order into one segment in memory, its documents compressed by ``codec`` if it has one.
+    """Merge ``sources`` in this order into one segment in memory, its documents compressed by ``codec`` if it has one,
+    and sorted by ``sort``. Where all is compressed anew, it is with a dictionary that is ``known`` if it suits.
 
     ``pace`` is called every few million postings or bytes; it may sleep, or raise to give the merge up.
     """
-    maps: list[NDArray[np.int32]] = []
-    size = 0
-    for segment, live in sources:
-        mask = mask_of(full_bitmap(segment.docs) if live is None else live, segment.docs)
-        numbers = np.where(mask, np.cumsum(mask) - 1 + size, -1).astype(np.int32)
-        maps.append(numbers)
-        size += int(mask.sum())
+    masks = [mask_of(full_bitmap(segment.docs) if live is None else live, segment.docs) for segment, live in sources]
+    maps = numbered([source.segment for source in sources], masks, sort)
+    size = sum(int(mask.sum()) for mask in masks)
     sections = RamSections()
     names = sorted({name for source in sources for name in source.segment.fields})
     fields = []
     for number, name in enumerate(names):
         pace()
         fields.append(_merge_field(sections, number, name, sources, maps, size, pace))
-    merge_ids(sections, [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)])
-    for name in NUMBERS:
-        parts = []
-        for (segment, _), numbers in zip(sources, maps, strict=True):
-            parts.append(segment.rising(name, segment.docs).all()[numbers >= 0])
-        sections.put_rising(name, np.concatenate(parts))
     having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)]
-    stored = documents.merge_raw(having) if codec is None else documents.merge(having, codec, pace, threads)
+    merge_ids(sections, having)
+    for name in NUMBERS:
+        moved = np.empty(size, np.int64)
+        for segment, numbers in having:
+            moved[numbers[numbers >= 0]] = segment.rising(name, segment.docs).all()[numbers >= 0]
+        sections.put_rising(name, moved)
+    stored = documents.merge_raw(having) if codec is None else documents.merge(
+        having, codec, pace, threads, known)
     for name in stored.names():
         sections.take(stored, name)
     return Merged(Segment(f"merged-{next(_names)}", size, fields, sections, stored="zstd" if codec else "raw",
-                          codec=codec.name if codec else ""), maps)
+                          codec=codec.name if codec else "", sort=sort), maps)
 
 
 def _merge_field(
-    sections: RamSections, number: int, name: str, sources: Sequence[Source], maps: Sequence[NDArray[np.int32]],
+    sections: RamSections, number: int, name: str, sources: Sequence[Source], maps: Sequence[Map],
     size: int, pace: Callable[[], None],
 ) -> FieldInfo:
     having = [(source.segment, numbers) for source, numbers in zip(sources, maps, strict=True)
@@ -108,13 +120,13 @@ def _merge_field(
     return msgspec.structs.replace(result, column=column, multi_valued=several)
 
 
-def _present(segment: Segment, name: str, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+def _present(segment: Segment, name: str, numbers: Map) -> NDArray[np.int32]:
     found = numbers[mask_of(exists(segment, name), segment.docs)]
     return found[found >= 0]
 
 
 def _merge_column(
-    sections: RamSections, name: str, having: Sequence[tuple[Segment, NDArray[np.int32]]], kind: str,
+    sections: RamSections, name: str, having: Sequence[tuple[Segment, Map]], kind: str,
     ranks: dict[str, NDArray[np.int64]], size: int,
 ) -> bool:
     """``ranks``: the new ordinal of each term, -1 if it has none, by the key of the segment."""
@@ -143,15 +155,15 @@ class _Input:
     """One source of a field's postings: its terms' rows, and which merged term each is."""
 
     segment: Segment
-    numbers: NDArray[np.int32]
+    numbers: Map
     rows: NDArray[np.int64]
     terms: NDArray[np.int64]
-    postings: NDArray[np.int64]  # live postings of each term
-    tokens: NDArray[np.int64]
+    live: NDArray[np.int64]  # [terms, S_SLOTS]: what each term has in documents that live
+    whole: bool  # whether all documents live
 
 
 def _merge_postings(
-    sections: RamSections, info: FieldInfo, having: Sequence[tuple[Segment, NDArray[np.int32]]], size: int,
+    sections: RamSections, info: FieldInfo, having: Sequence[tuple[Segment, Map]], size: int,
     pace: Callable[[], None],
 ) -> tuple[FieldInfo, dict[str, NDArray[np.int64]]]:
     name = info.name
@@ -161,25 +173,24 @@ def _merge_postings(
     for segment, numbers in indexed:
         text, ends, rows = read_terms(segment, name, 0, segment.fields[name].terms)
         numbers_of_terms = interner.intern(*readable(text, ends)).astype(np.int64)
-        inputs.append(_Input(segment, numbers, rows, numbers_of_terms, *np.zeros((2, rows.shape[0]), np.int64)))
+        inputs.append(_Input(segment, numbers, rows, numbers_of_terms, np.zeros((rows.shape[0], S_SLOTS), np.int64),
+                             bool((numbers >= 0).all())))
     vocabulary = interner.ordered(np.arange(len(interner), dtype=np.uint32))
     order = np.empty(vocabulary.size, np.int64)
     order[vocabulary] = np.arange(vocabulary.size)
-    total_postings, total_tokens = np.zeros(vocabulary.size, np.int64), np.zeros(vocabulary.size, np.int64)
+    flags = [segment.fields[name] for segment, _ in indexed]
+    freqs, positions = any(f.freqs for f in flags), all(f.positions for f in flags)
+    totals = np.zeros((vocabulary.size, S_SLOTS), np.int64)
     for source in inputs:
         source.terms = order[source.terms]
         if (np.diff(source.terms) <= 0).any():
             raise corrupt(source.segment, name, "dictionary's order")
         _need_all(source.segment, name)
-        _gather(source, name, slice(0, source.terms.size), source.postings, source.tokens, None, None, None)
-        _check_tokens(source, name)
-        total_postings[source.terms] += source.postings
-        total_tokens[source.terms] += source.tokens
-    kept = np.flatnonzero(total_postings)
+        _count(source, name, positions)
+        totals[source.terms] += source.live
+    kept = np.flatnonzero(totals[:, S_POSTINGS])
     rank = np.full(vocabulary.size, -1, np.int64)
     rank[kept] = np.arange(kept.size)
-    flags = [segment.fields[name] for segment, _ in indexed]
-    freqs, positions = any(f.freqs for f in flags), all(f.positions for f in flags)
     has_norms = all(f.norms for f in flags)
     norms = np.zeros(size, np.uint8) if has_norms else None
     if norms is not None:
@@ -187,12 +198,14 @@ def _merge_postings(
             live = numbers >= 0
             norms[numbers[live]] = segment.array(f"norms/{name}", np.uint8, segment.docs)[live]
     doc_count = _with_terms(inputs, name) if norms is None else int((norms > 0).sum())
-    tokens = int(total_tokens.sum())
+    tokens = int(totals[:, S_TOKENS].sum())
     avgdl = bm25.average_length(tokens, doc_count)
-    writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl)
-    for chunk in _chunks(total_postings, kept):
+    room = _Room(int(totals[:, S_BYTES].sum()) if positions else None)
+    writer = FieldWriter(freqs=freqs, positions=positions, norms=norms, avgdl=avgdl, coded=room.positions)
+    room.in_order = ascends([numbers for _, numbers in indexed])
+    for chunk in _chunks(totals[:, S_POSTINGS], kept):
         pace()
-        _append(writer, name, inputs, interner.spell(vocabulary[chunk]), chunk, total_postings, total_tokens, positions)
+        _append(writer, name, inputs, interner.spell(vocabulary[chunk]), chunk, totals[chunk], room)
     writer.finish(sections, name)
     merged = FieldInfo(
         info.number, name, info.type, info.analyzer, indexed=True, freqs=freqs, positions=positions,
@@ -202,11 +215,23 @@ def _merge_postings(
     return merged, {source.segment.key: rank[source.terms] for source in inputs}
 
 
-def _check_tokens(source: _Input, name: str) -> None:
-    """A token has at least one byte of position, so damaged frequencies cannot ask for endless memory."""
-    info = source.segment.fields[name]
-    if info.positions and int(source.tokens.sum()) > source.segment.sections.size(f"positions/{name}"):
-        raise corrupt(source.segment, name, "frequencies")
+def _count(source: _Input, name: str, positions: bool) -> None:
+    """Find out what each term of a source has in documents that live; the dictionary knows where all do."""
+    segment, rows = source.segment, source.rows
+    if source.whole:
+        source.live = np.ascontiguousarray(rows[:, [1, 2, 7]])
+    else:
+        _take(source, name, slice(0, source.terms.size), source.live, None, None, None, None,
+              EACH if positions else NO)
+    # However damaged a dictionary is, it cannot ask for endless memory.
+    sections = segment.sections
+    text = sections.size(f"positions/{name}")
+    room = 64 * sections.size(f"postings/{name}") + 32 * sections.size(f"blocks.last/{name}") + rows.shape[0]
+    limits = {S_POSTINGS: room} | ({S_TOKENS: text, S_BYTES: text} if segment.fields[name].positions else {})
+    for slot, most in limits.items():
+        counts = source.live[:, slot]
+        if counts.size and not (counts.min() >= 0 and counts.max() <= most and counts.sum() <= most):
+            raise corrupt(segment, name, "frequencies")
 
 
 def _with_terms(inputs: list[_Input], name: str) -> int:
@@ -223,38 +248,80 @@ def _chunks(postings: NDArray[np.int64], kept: NDArray[np.int64]) -> list[NDArra
     return np.split(kept, np.flatnonzero(np.diff(runs)) + 1)
 
 
+class _Room:
+    """Memory for a chunk of postings, used again by the next; and for the ``positions`` of all, in bytes.
+
+    ``in_order``: the sources' documents come in order, so that nobody asks where the positions of each one are.
+    """
+
+    def __init__(self, positions: int | None) -> None:
+        self.positions = None if positions is None else padded(positions)
+        self.in_order = True
+        self._used = 0
+        self._parts = np.zeros((3, 0), np.uint32)
+
+    def take(self, postings: int) -> NDArray[np.uint32]:
+        """Documents, frequencies and sizes of positions to be filled."""
+        if self._parts.shape[1] < postings:
+            self._parts = zeros(3 * postings, np.uint32).reshape(3, postings)
+        return self._parts[:, :postings]
+
+    def coded(self, places: NDArray[np.int64]) -> Coded | None:
+        """Positions to be filled, those of each term from ``places`` on."""
+        if self.positions is None:
+            return None
+        begin, self._used = self._used, self._used + int(places[-1])
+        return Coded(self.positions[begin : self._used], places)
+
+
 def _append(
     writer: FieldWriter, name: str, inputs: list[_Input], spelt: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    chunk: NDArray[np.int64],
-    postings: NDArray[np.int64], tokens: NDArray[np.int64], with_positions: bool,
+    chunk: NDArray[np.int64], totals: NDArray[np.int64], room: _Room,
 ) -> None:
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(postings[chunk])])
-    position_starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens[chunk])])
-    docs, freqs = np.empty(starts[-1], np.uint32), np.empty(starts[-1], np.uint32)
-    positions = np.empty(position_starts[-1], np.uint32) if with_positions else None
-    next_posting, next_position = starts[:-1].copy(), position_starts[:-1].copy()
+    """Gather the terms of ``chunk`` from all inputs, a slot behind the other, and encode them."""
+    edges = np.zeros((chunk.size + 1, S_SLOTS), np.int64)
+    np.cumsum(totals, axis=0, out=edges[1:])
+    starts = np.ascontiguousarray(edges[:, S_POSTINGS])
+    docs, freqs, sizes = room.take(int(starts[-1]))
+    positions = room.coded(np.ascontiguousarray(edges[:, S_BYTES]))
+    slots = edges[:-1].copy()
     for source in inputs:
         part = slice(int(np.searchsorted(source.terms, chunk[0])), int(np.searchsorted(source.terms, chunk[-1] + 1)))
         at = np.searchsorted(chunk, source.terms[part])
-        live = source.postings[part] > 0
-        at = np.where(live, at, 0)  # a term without live postings writes nothing, so its slot does not matter
-        posting_slots, position_slots = next_posting[at], next_position[at]
-        _gather(source, name, part, posting_slots, position_slots, docs, freqs, positions)
-        next_posting[at[live]] = posting_slots[live]
-        next_position[at[live]] = position_slots[live]
+        live = source.live[part, S_POSTINGS] > 0
+        own = slots[np.where(live, at, 0)]  # a term without live postings writes nothing, so its slot does not matter
+        expected = own + source.live[part]
+        how = NO if positions is None else WHOLE if room.in_order and source.whole else EACH
+        _take(source, name, part, own, docs, freqs, None if room.in_order else sizes, positions, how)
+        if (own != expected)[:, : S_TOKENS + 1 if positions is None else S_SLOTS].any():
+            raise corrupt(source.segment, name, "frequencies")
+        slots[at[live]] = own[live]
+    if not room.in_order:
+        _arrange(starts, docs, freqs, sizes, positions)
     writer.append(*spelt, docs, freqs, starts, positions)
 
 
-def _gather(
-    source: _Input, name: str, part: slice, posting_slots: NDArray[np.int64], position_slots: NDArray[np.int64],
-    docs: NDArray[np.uint32] | None, freqs: NDArray[np.uint32] | None, positions: NDArray[np.uint32] | None,
+def _arrange(
+    starts: NDArray[np.int64], docs: NDArray[np.uint32], freqs: NDArray[np.uint32], sizes: NDArray[np.uint32],
+    positions: Coded | None,
+) -> None:
+    """Sort the postings of each term by document."""
+    places = starts if positions is None else positions.places
+    scratch = padded(28 * int(np.diff(starts).max()) + (0 if positions is None else int(np.diff(places).max())))
+    arrange(address(starts), starts.size - 1, address(docs), address(freqs), 0 if positions is None else address(sizes),
+            0 if positions is None else address(positions.data), address(places), address(scratch))
+
+
+def _take(
+    source: _Input, name: str, part: slice, slots: NDArray[np.int64], docs: NDArray[np.uint32] | None,
+    freqs: NDArray[np.uint32] | None, sizes: NDArray[np.uint32] | None, positions: Coded | None, how: int,
 ) -> None:
     rows = source.rows[part]
     scratch = np.zeros(SCRATCH_BYTES, np.uint8)
-    status = gather(
+    status = take(
         source.segment.descriptor(name).address, address(rows), rows.shape[0], address(source.numbers),
-        address(scratch), address(posting_slots), address(position_slots), 0 if docs is None else address(docs),
-        0 if freqs is None else address(freqs), 0 if positions is None else address(positions))
+        address(scratch), address(slots), 0 if docs is None else address(docs), 0 if freqs is None else address(freqs),
+        0 if sizes is None else address(sizes), 0 if positions is None else address(positions.data), how)
     if status < 0:
         raise corrupt(source.segment, name, "postings")
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec.v1 import file as segment_file
-from ..codec.v1.stored import codec_named
+from ..codec.v1.stored import Learned, codec_named
 from ..errors import CorruptIndexError, StorageError
 from ..files import Blob, Bytes
 from ..segment import RamSections, Section, Sections, Segment
@@ -70,13 +70,15 @@ class Layered:
 
 def write_segment(
     places: Places, tier: str, name: str, segment: Segment, codec: str, keys: str = "", threads: int = 1,
+    known: Learned | None = None,
 ) -> SegmentEntry:
     """Write ``segment`` as blob ``name``, durable but for its name; what the manifest will say of it.
 
-    ``keys`` names the blob of its keys, which the cold tier needs.
+    ``keys`` names the blob of its keys, which the cold tier needs; ``known`` is a dictionary for its documents.
     """
     tails: list[segment_file.Tail] = []
-    info = places.tier(tier).write(name, segment_file.write(segment, codec_named(codec), tails.append, threads))
+    info = places.tier(tier).write(
+        name, segment_file.write(segment, codec_named(codec), tails.append, threads, known))
     numbers = segment.ints("seq_no", segment.docs)
     entry = SegmentEntry(
         name=name, tier=tier, size=info.size, tail_offset=tails[0].offset, tail_crc=tails[0].crc,
@@ -154,7 +156,7 @@ def fresh(segment: Segment) -> Segment:
             if isinstance(segment.sections, Layered):
                 sections = Layered(segment.sections.near, sections)
             made = Segment(segment.key, segment.docs, segment.fields.values(), sections, stored=segment.stored,
-                           codec=segment.codec, owner=blob)
+                           codec=segment.codec, sort=segment.sort, owner=blob)
             made.remote = True
             made.cache["used"] = segment.cache["used"]
             known = segment.cache.setdefault("successor", made)

@@ -116,13 +116,18 @@ class Interner:
 
     def spell(self, numbers: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Strings one after another, and where each ends (int64)."""
-        numbers = np.ascontiguousarray(numbers)
-        ends = self._memory.ends
-        sizes = ends[numbers] - np.where(numbers > 0, ends[numbers.astype(np.int64) - 1], 0)
-        text, text_ends = padded(int(sizes.sum())), np.empty(numbers.size, np.int64)
-        kernels.spell(address(numbers), numbers.size, address(ends), address(self._memory.arena), address(text),
-                      address(text_ends))
-        return text, text_ends
+        return spelt(numbers, self._memory.arena, self._memory.ends)
+
+
+def spelt(
+    numbers: Numbers, data: NDArray[np.uint8], ends: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Of strings that lie one after another in ``data``, with `READABLE` bytes behind, those with these numbers."""
+    numbers = np.ascontiguousarray(numbers)
+    sizes = ends[numbers] - np.where(numbers > 0, ends[numbers.astype(np.int64) - 1], 0)
+    text, text_ends = padded(int(sizes.sum())), np.empty(numbers.size, np.int64)
+    kernels.spell(address(numbers), numbers.size, address(ends), address(data), address(text), address(text_ends))
+    return text, text_ends
 
 
 def _larger(array: NDArray[Any], size: int) -> NDArray[Any]:

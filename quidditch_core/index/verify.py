@@ -20,6 +20,7 @@ from ..segment import GRANULE, FieldInfo, Segment, bitmap_words
 from .columns import code_floats, float_codes
 from .findings import Cautious, Findings, is_utf8
 from .ids import MAX_ID_BYTES, all_ids, wide_hash
+from .order import numbered
 from .units import Unit, units
 from .verify_postings import Mask, PostingsCheck
 
@@ -58,6 +59,10 @@ class _Verification:
         for number, info in enumerate(self.segment.fields.values()):
             find.same("tail", f"the field {info.name!r} has a wrong number", info.number, number)
             self._field(info)
+        if self.segment.sort and not find.problems:  # keys are compared by what was found sound
+            places, = numbered([self.segment], [np.ones(docs, np.bool_)], self.segment.sort)
+            find.none("tail", "the documents are not sorted as the segment says", places != np.arange(docs),
+                      "document {}".format)
         return None if found is None or seq_no is None else Numbers(found, seq_no)
 
     # Documents

@@ -14,14 +14,15 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from ..codec.v1.stored import codec_named, reader
+from ..codec.v1.stored import SAMPLED, Learned, codec_named, learned, reader
 from ..config import MAX_THREADS, Settings, Tiers
-from ..errors import ConflictError, CorruptIndexError, RequestError, WriterFailedError
+from ..errors import ConflictError, CorruptIndexError, RequestError, StorageError, WriterFailedError
 from ..files import Files, ensure_directory
 from ..mapping import Mapping
 from ..segment import Segment
@@ -142,7 +143,18 @@ class Writer:
         return View(leaves, self.mapping, self.settings, os.path.basename(self.directory))
 
     def _new_builder(self) -> Builder:
-        return Builder(codec_named(self.settings.codec), self.threads)
+        # What is sorted when it is built would be compressed for nothing before.
+        codec = None if self.settings.sort_field else codec_named(self.settings.codec)
+        return Builder(codec, self.threads, self.learned)
+
+    def learned(self, codec: str = "") -> Learned | None:
+        """A dictionary that new segments may use, so that merges copy what was compressed with it."""
+        wanted = codec_named(codec or self.settings.codec)
+        for holding in reversed(self.holdings):
+            with suppress(CorruptIndexError, StorageError):  # what is damaged there is not needed here
+                if holding.segment is not None and (found := learned(holding.segment, wanted)) is not None:
+                    return found
+        return None
 
     @property
     def buffered_docs(self) -> int:
@@ -397,10 +409,16 @@ class Writer:
         self._settle()
         if self._builder.docs == 0:
             return
-        sealed, segment, builder = self.buffer, self._builder.build(), self._new_builder()
+        sealed, segment, deletes, builder = self.buffer, self._builder.build(), self.buffer.deletes, self._new_builder()
+        if sort := self.settings.sort:
+            codec = codec_named(self.settings.codec) if segment.sections.size("stored") >= SAMPLED else None
+            segment, (numbers,) = merging.merge([merging.Source(segment, None)], codec=codec, threads=self.threads,
+                                                sort=sort, known=self.learned())
+            deletes = set(numbers[list(deletes)].tolist())
         buffer, holdings = Holding(builder=builder), [*self.holdings, self.buffer]
         # One step, which an interrupt cannot break off.
-        sealed.segment, self.holdings, self._builder, self.buffer, self._recent = segment, holdings, builder, buffer, {}
+        (sealed.segment, sealed.deletes, self.holdings, self._builder, self.buffer,
+         self._recent) = segment, deletes, holdings, builder, buffer, {}
         sealed.builder = None
 
     def refresh(self) -> None:
@@ -424,8 +442,10 @@ class Writer:
             group = [self.holdings[i] for i in chosen]
             sources = [holding.source(holding.live) for holding in group]
             codec = codec_named(self.settings.codec) if any(one.segment.stored == "zstd" for one in sources) else None
-            heirs = [Holding(segment=merging.merge(sources, codec=codec, threads=self.threads).segment, visible=True)] \
-                if any(source.live_docs for source in sources) else []
+            heirs = []
+            if any(source.live_docs for source in sources):
+                merged = merging.merge(sources, codec=codec, threads=self.threads, sort=self.settings.sort)
+                heirs = [Holding(segment=merged.segment, visible=True)]
             self.holdings[chosen[0] : chosen[-1] + 1] = heirs
 
 

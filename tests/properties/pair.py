@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ Body = dict[str, Any]
 class Pair:
     """Every method does its work on both and asserts that they answer alike. Close it."""
 
-    def __init__(self, path: Path, mapping: Body) -> None:
+    def __init__(self, path: Path, mapping: Body, settings: Body | None = None) -> None:
         self.path = path
-        self.index: Any = qc.create(path, mapping, settings={"index.refresh_interval": -1})
+        self.index: Any = qc.create(path, mapping, settings={"index.refresh_interval": -1, **(settings or {})})
         self.oracle = Oracle(mapping)
         self.visible: set[tuple[str, int]] = set()  # (id, seq_no) that a search must find
 
@@ -111,6 +112,15 @@ class Pair:
         assert set(live) == self.visible
         if self.visible == self.oracle.current():
             self.oracle.check_layout(layout)
+
+    def check_order(self, sort: list[Body]) -> None:
+        """The documents of each segment are sorted by these keys, those that tie by when they were written."""
+        for segment in self.layout():
+            live = [(id, seq_no) for id, seq_no, alive in segment if alive]
+            found = self.oracle.search({"query": {"match_all": {}}, "sort": sort, "size": len(live)}, [segment])
+            assert found.ids == [id for id, _ in live]
+            for one, two in itertools.pairwise(zip(live, found.sort, strict=True)):
+                assert one[1] != two[1] or one[0][1] < two[0][1]
 
     def check_get(self, id: str) -> None:
         """Real-time: also what no search finds yet."""

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ...config import SortBy
 from ...errors import CorruptIndexError, FormatError
 from ...files import PAGE_SIZE, Blob, Bytes
 from ...segment import MAX_DOCS, MAX_STEP, PADDING, FieldInfo, Section, Sections, Segment
 from .coded import Coded, encode
-from .stored import StoredCodec, compress
+from .stored import Learned, StoredCodec, compress
 
 MAGIC = b"QDSEGMNT"
 FORMAT = 0
@@ -59,7 +60,7 @@ class SectionEntry(msgspec.Struct, frozen=True, array_like=True):
     optional: bool = False
 
 
-class Contents(msgspec.Struct, frozen=True):
+class Contents(msgspec.Struct, frozen=True, omit_defaults=True):
     """The table of contents, MessagePack."""
 
     docs: int
@@ -68,6 +69,7 @@ class Contents(msgspec.Struct, frozen=True):
     checksums: int  # offset in the tail of the CRC-32 (u32) of each page before the tail
     stored: str
     codec: str
+    sort: list[SortBy] = []
 
 
 class Tail(msgspec.Struct, frozen=True):
@@ -79,13 +81,14 @@ class Tail(msgspec.Struct, frozen=True):
 
 def write(
     segment: Segment, codec: StoredCodec, done: Callable[[Tail], None], threads: int = 1,
+    known: Learned | None = None,
 ) -> Iterator[Bytes]:
     """The bytes of ``segment`` as a file, in pieces; ``done`` is called with its tail at the end.
 
-    Documents are compressed by ``threads`` threads.
+    Documents are compressed by ``threads`` threads, with a dictionary that is ``known`` if it suits.
     """
     done_already = segment.stored == "zstd" and segment.codec == codec.name
-    compressed = segment.sections if done_already else compress(segment, codec, threads)
+    compressed = segment.sections if done_already else compress(segment, codec, threads, known)
     pieces: list[tuple[str, Sections]] = [
         (name, segment.sections) for name in segment.sections.names() if not name.startswith("stored")]
     pieces += [(name, compressed) for name in compressed.names() if name.startswith("stored")]
@@ -120,7 +123,8 @@ def write(
             tail += list(emit(name, sections))
     checksums = offset - tail_offset
     tail.append(pages.finish())
-    contents = Contents(segment.docs, list(segment.fields.values()), entries, checksums, "zstd", codec.name)
+    contents = Contents(segment.docs, list(segment.fields.values()), entries, checksums, "zstd", codec.name,
+                        list(segment.sort))
     table = msgspec.msgpack.encode(contents)
     tail.append(table)
     tail.append(len(table).to_bytes(8, "little"))
@@ -306,7 +310,7 @@ def read(blob: Blob, key: str, *, tail_offset: int, tail_crc: int, tail: bytes |
                 and field.column in ("", "i64", "f64", "ord")):
             raise _damaged(blob, "a field counts what cannot be", field)
     return Segment(key, contents.docs, contents.fields, BlobSections(blob, entries, tail_offset, tail),
-                   stored=contents.stored, codec=contents.codec, owner=blob)
+                   stored=contents.stored, codec=contents.codec, sort=contents.sort, owner=blob)
 
 
 def _damaged(blob: Blob, what: str, found: Any) -> CorruptIndexError:

@@ -12,7 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...segment import RamSections
-from .stored import BATCH, SAMPLED, Documents, Encoded, Frames, StoredCodec, gather, joined, train, write_raw
+from .stored import (
+    BATCH,
+    SAMPLED,
+    Dictionary,
+    Documents,
+    Encoded,
+    Frames,
+    Learned,
+    StoredCodec,
+    gather,
+    joined,
+    suits,
+    train,
+    write_raw,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -53,13 +67,17 @@ class _Job(NamedTuple):
 
 
 class Sources:
-    """Documents in order. An interrupt may break any method off; :meth:`undo` then puts right what was added.
+    """Documents in order, compressed if there is a ``codec``, with the dictionary that ``known`` gives if it suits.
 
-    ``begin`` has another thread do something; it is used if there may be several ``threads``.
+    An interrupt may break any method off; :meth:`undo` then puts right what was added. ``begin`` has another thread do
+    something; it is used if there may be several ``threads``.
     """
 
-    def __init__(self, codec: StoredCodec, threads: int, begin: Callable[..., Future[Any]]) -> None:
-        self._codec, self._threads, self._begin = codec, threads, begin
+    def __init__(
+        self, codec: StoredCodec | None, threads: int, begin: Callable[..., Future[Any]],
+        known: Callable[[], Learned | None] = lambda: None,
+    ) -> None:
+        self._codec, self._threads, self._begin, self._known = codec, threads, begin, known
         self._frames: Frames | None = None
         self._jobs: list[_Job] = []
         self._parts: list[_Part] = []  # perhaps framed already, if an interrupt came between
@@ -120,11 +138,10 @@ class Sources:
         given = self._jobs[-1].stop if self._jobs else 0
         parts = [part for part in self._parts if part.stop > given]
         waiting = sum(len(part.documents.data) for part in parts)
-        if waiting < (SAMPLED if self._frames is None else 1 if last else BATCH):
+        if self._codec is None or waiting < (SAMPLED if self._frames is None else 1 if last else BATCH):
             return
         if self._frames is None:
-            dictionary = train((part.documents for part in parts), self._codec)
-            self._frames = Frames(self._codec, dictionary, max(1, self._threads - 1))
+            self._frames = Frames(self._codec, self._dictionary(self._codec, parts, waiting), max(1, self._threads - 1))
         for batch in _batches(parts):
             documents, first = joined([part.documents for part in batch]), _first(batch)
             made = (self._begin(self._frames.encode, documents, first) if self._threads > 1 and len(self._jobs) < JOBS
@@ -148,12 +165,18 @@ class Sources:
             # One step, so that an interrupt comes before or after it.
             self._jobs, self._parts = self._jobs[1:], [part for part in self._parts if part.stop > stop]
 
+    def _dictionary(self, codec: StoredCodec, parts: list[_Part], size: int) -> Dictionary | None:
+        known = self._known()
+        if known is not None and suits(known, codec, size, parts[0].documents):
+            return known.dictionary
+        return train((part.documents for part in parts), codec)
+
     def write(self, sections: RamSections) -> str:
         """The sections of all documents; the name of the codec, or nothing if they are as they came."""
         self._join()
         self.settle(last=True)
         self._take(all_=True)
-        if self._frames is None:
+        if self._frames is None or self._codec is None:
             write_raw(sections, [part.documents for part in self._parts])
             return ""
         self._frames.write(sections, [] if self._frames.dictionary is None else [self._frames.dictionary])

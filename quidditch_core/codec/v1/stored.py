@@ -9,6 +9,7 @@ merging copies frames with their dictionaries, as long as these are few.
 from __future__ import annotations
 
 import itertools
+import operator
 import struct
 import threading
 from bisect import bisect_right
@@ -38,6 +39,9 @@ _KEPT = 2 << 20  # bytes of decoded units that a reader keeps: some documents ar
 _SHARE = 256 << 10  # raw bytes that make another thread worth while
 BATCH = 4 << 20
 """Raw bytes that are encoded at once."""
+
+_WINDOW = 1 << 16  # documents whose order is looked at together
+_UNITS = 64  # decoded units that are kept while documents are moved
 
 Dictionary = zstandard.ZstdCompressionDict
 
@@ -71,6 +75,13 @@ def codec_named(name: str) -> StoredCodec:
     return codec
 
 
+class Learned(NamedTuple):
+    """A dictionary that a segment has, and to what share of their size units become with it."""
+
+    dictionary: Dictionary
+    ratio: float
+
+
 class Documents(NamedTuple):
     """Documents one after another, and int64 where each ends."""
 
@@ -88,44 +99,134 @@ def write_raw(sections: RamSections, parts: Sequence[Documents]) -> None:
 def merge_raw(sources: Sequence[tuple[Segment, NDArray[np.int32]]]) -> RamSections:
     """The sections of the documents that live, for a segment in memory."""
     sections = RamSections()
-    write_raw(sections, [part for segment, numbers in sources for part in documents(segment, numbers)])
+    moves = [_Move(*source) for source in sources]
+    write_raw(sections, list(_in_order(moves, 0, sum(move.docs.size for move in moves))))
     return sections
 
 
-def compress(segment: Segment, codec: StoredCodec, threads: int = 1) -> RamSections:
+def compress(
+    segment: Segment, codec: StoredCodec, threads: int = 1, known: Learned | None = None,
+) -> RamSections:
     """The sections of a file: ``stored``, ``stored.start``, ``stored.first`` and maybe ``stored.dictionary/0``."""
-    return merge([(segment, np.arange(segment.docs, dtype=np.int32))], codec, threads=threads)
+    return merge([(segment, np.arange(segment.docs, dtype=np.int32))], codec, threads=threads, known=known)
 
 
 def merge(
     sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec, pace: Callable[[], None] = lambda: None,
-    threads: int = 1,
+    threads: int = 1, known: Learned | None = None,
 ) -> RamSections:
-    """The sections of the documents that live, ascending: a source's document d becomes numbers[d], unless it is -1.
+    """The sections of the documents that live: a source's document d becomes numbers[d], unless it is -1.
 
-    Units are copied where their documents all live, and their codec, size and dictionary are those of the result;
-    others are encoded anew, by ``threads`` threads, whose number changes no byte.
+    Units are copied where their documents stay together, and their codec, size and dictionary are those of the result;
+    others are encoded anew, by ``threads`` threads, whose number changes no byte. Where nothing is copied, ``known`` is
+    used if it suits, so that a later merge copies.
     """
     copied = _copied(sources, codec)
     dictionaries = {id: one for at in copied for id, one in dictionaries_of(sources[at][0]).items()}
     main = next(iter(dictionaries.values()), None)
+    moves = [_Move(*source) for source in sources]
+    size = sum(move.docs.size for move in moves)
     if main is None:
-        main = train(itertools.chain.from_iterable(
-            documents(*source) for at, source in enumerate(sources) if at not in copied), codec)
+        left = [move for at, move in enumerate(moves) if at not in copied]
+        raw = sum(move.segment.sections.size("stored") for move in left if move.segment.stored == "raw")
+        main = known.dictionary if suits(known, codec, raw, next(_in_order(left, 0, size), None)) and known \
+            else train(_in_order(left, 0, size), codec)
         if main is not None:
             dictionaries[main.dict_id()] = main
     frames = Frames(codec, main, threads)
-    for copying, group in itertools.groupby(enumerate(sources), lambda source: source[0] in copied):
-        if copying:
-            for _, (segment, numbers) in group:
-                frames.copy(segment, numbers, pace)
-        else:
-            for part in _batches(itertools.chain.from_iterable(documents(*source) for _, source in group), BATCH):
-                pace()
-                frames.add(part)
+    for run in [*sorted((run for at in copied for run in _runs(*sources[at])), key=lambda run: run.start), None]:
+        pace()
+        for part in _in_order(moves, frames.docs, size if run is None else run.start):
+            frames.add(part)
+            pace()
+        if run is not None:
+            frames.copy(run)
     sections = RamSections()
     frames.write(sections, list(dictionaries.values()))
     return sections
+
+
+class _Run(NamedTuple):
+    """Units ``begin`` .. ``end`` - 1 of a segment, whose documents become ``start`` and those that follow it."""
+
+    start: int
+    segment: Segment
+    begin: int
+    end: int
+
+
+def _runs(segment: Segment, numbers: NDArray[np.int32]) -> list[_Run]:
+    """The units whose documents all live and stay together."""
+    edges = unit_edges(segment)
+    breaks = np.concatenate([[0], np.cumsum(np.diff(numbers) != 1)])
+    starts, counts = numbers[edges[:-1]], np.diff(edges)
+    whole = np.flatnonzero((starts >= 0) & (breaks[edges[1:] - 1] == breaks[edges[:-1]]))
+    if not whole.size:
+        return []
+    apart = (np.diff(whole) > 1) | (np.diff(starts[whole]) != counts[whole[:-1]])
+    firsts, lasts = whole[np.concatenate([[True], apart])], whole[np.concatenate([apart, [True]])]
+    return [_Run(start, segment, begin, end) for start, begin, end in zip(
+        starts[firsts].tolist(), firsts.tolist(), (lasts + 1).tolist(), strict=True)]
+
+
+class _Move:
+    """The documents of a segment that live, in the order of their new numbers."""
+
+    def __init__(self, segment: Segment, numbers: NDArray[np.int32]) -> None:
+        self.segment = segment
+        self.docs = np.flatnonzero(numbers >= 0)
+        self.numbers = numbers[self.docs]
+        if (self.numbers[1:] < self.numbers[:-1]).any():
+            order = np.argsort(self.numbers)
+            self.docs, self.numbers = self.docs[order], self.numbers[order]
+
+    def between(self, start: int, stop: int) -> slice:
+        """Which of them become start .. stop - 1."""
+        first, last = np.searchsorted(self.numbers, [start, stop]).tolist()
+        return slice(first, last)
+
+
+def _in_order(moves: Sequence[_Move], start: int, stop: int) -> Iterator[Documents]:
+    """The documents that become start .. stop - 1, a few megabytes at a time."""
+    waiting: list[bytes | memoryview] = []
+    held = 0
+    for first in range(start, stop, _WINDOW):
+        parts = [move.between(first, min(stop, first + _WINDOW)) for move in moves]
+        readers = [_read(move.segment, move.docs[part]) for move, part in zip(moves, parts, strict=True)]
+        numbers = np.concatenate([move.numbers[part] for move, part in zip(moves, parts, strict=True)])
+        which = np.repeat(np.arange(len(moves)), [part.stop - part.start for part in parts])
+        for at in which[np.argsort(numbers)].tolist():
+            document = next(readers[at])
+            waiting.append(document)
+            held += len(document)
+            if held >= BATCH:
+                yield gather(waiting)
+                waiting, held = [], 0
+    if waiting:
+        yield gather(waiting)
+
+
+def _read(segment: Segment, docs: NDArray[np.int64]) -> Iterator[bytes | memoryview]:
+    """The stored bytes of ``docs``, one after the other."""
+    if not docs.size:
+        return
+    if segment.stored == "raw":
+        starts, base, _ = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
+        data = segment.sections.section("stored").data.data
+        for start, end in zip((starts[docs].astype(np.int64) + base).tolist(),
+                              (starts[docs + 1].astype(np.int64) + base).tolist(), strict=True):
+            yield data[start:end]
+        return
+    edges, stored = unit_edges(segment), reader(segment)
+    units = np.searchsorted(edges, docs, "right") - 1
+    known: OrderedDict[int, list[memoryview]] = OrderedDict()
+    for unit, at in zip(units.tolist(), (docs - edges[units]).tolist(), strict=True):
+        found = known.get(unit)
+        if found is None:
+            found = known[unit] = stored.unit(unit)
+            if len(known) > _UNITS:
+                known.popitem(last=False)
+        yield found[at]
 
 
 def _copied(sources: Sequence[tuple[Segment, NDArray[np.int32]]], codec: StoredCodec) -> list[int]:
@@ -162,6 +263,18 @@ def _raw_unit(segment: Segment) -> int:
     return sum(sizes) // max(1, len(sizes))
 
 
+def unit_edges(segment: Segment) -> NDArray[np.int64]:
+    """The first document of each unit, and how many documents there are."""
+    known: NDArray[np.int64] | None = segment.cache.get("stored.edges")
+    if known is None:
+        firsts, base = segment.narrow("stored.first")
+        known = firsts.astype(np.int64) + base
+        if known.size < 1 or known[0] != 0 or known[-1] != segment.docs or (np.diff(known) <= 0).any():
+            raise segment.damaged("stored units do not follow each other")
+        segment.cache["stored.edges"] = known
+    return known
+
+
 def frame_size(segment: Segment, frame: bytes) -> int:
     """Raw bytes of a frame, as its beginning says; never more than MAX_UNIT."""
     try:
@@ -173,34 +286,7 @@ def frame_size(segment: Segment, frame: bytes) -> int:
     return size
 
 
-def documents(segment: Segment, numbers: NDArray[np.int32]) -> Iterator[Documents]:
-    """The documents that live (numbers[d] >= 0), a few megabytes at a time."""
-    if segment.stored == "raw":
-        starts, base, _ = segment.starts("stored.start", segment.docs, segment.sections.size("stored"))
-        edges = starts.astype(np.int64) + base
-        data = segment.sections.section("stored").data.data
-        doc = 0
-        while doc < segment.docs:
-            stop = max(doc + 1, int(np.searchsorted(edges, edges[doc] + BATCH, "right")) - 1)
-            part = Documents(data[edges[doc] : edges[stop]], edges[doc + 1 : stop + 1] - edges[doc])
-            yield _living(part, numbers[doc:stop])
-            doc = stop
-        return
-    stored = reader(segment)
-    for first, part in stored.units():
-        yield _living(part, numbers[first : first + part.ends.size])
-
-
-def _living(part: Documents, numbers: NDArray[np.int32]) -> Documents:
-    live = numbers >= 0
-    if live.all():
-        return part
-    sizes = np.diff(part.ends, prepend=0)
-    data = np.frombuffer(part.data, np.uint8)[np.repeat(live, sizes)]
-    return Documents(data.tobytes(), np.cumsum(sizes[live]))
-
-
-def gather(documents: Sequence[bytes]) -> Documents:
+def gather(documents: Sequence[bytes | memoryview]) -> Documents:
     return Documents(gathered(documents).data, np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents))))
 
 
@@ -210,20 +296,6 @@ def joined(parts: Sequence[Documents]) -> Documents:
     starts = [0, *itertools.accumulate(len(part.data) for part in parts)]
     return Documents(b"".join(part.data for part in parts), np.concatenate(
         [np.zeros(0, np.int64), *(part.ends + start for part, start in zip(parts, starts[:-1], strict=True))]))
-
-
-def _batches(parts: Iterator[Documents], size: int) -> Iterator[Documents]:
-    """The same documents in parts of about ``size`` bytes."""
-    waiting: list[Documents] = []
-    held = 0
-    for part in parts:
-        waiting.append(part)
-        held += len(part.data)
-        if held >= size:
-            yield joined(waiting)
-            waiting, held = [], 0
-    if waiting:
-        yield joined(waiting)
 
 
 def train(documents: Iterable[Documents], codec: StoredCodec) -> Dictionary | None:
@@ -250,6 +322,45 @@ def train(documents: Iterable[Documents], codec: StoredCodec) -> Dictionary | No
         return None
 
 
+_RATIO_UNITS = 64  # units by which a ratio is known
+_TRIAL = 256 << 10  # raw bytes on which a dictionary is tried
+_WORSE = 1.1  # how much larger units may become before a new dictionary is trained
+
+
+def learned(segment: Segment, codec: StoredCodec) -> Learned | None:
+    """The dictionary of the last unit of a segment, for other segments of this codec; None if there is none at hand."""
+    if segment.remote or segment.stored != "zstd" or segment.codec != codec.name or not segment.docs:
+        return None
+    found: Learned | None = segment.cache.get("stored.learned")
+    if found is None:
+        units = unit_edges(segment).size - 1
+        starts, base, _ = segment.starts("stored.start", units, segment.sections.size("stored"))
+        packed = raw = 0
+        last = 0
+        for unit in range((units - 1) % max(1, units // _RATIO_UNITS), units, max(1, units // _RATIO_UNITS)):
+            start, stop = starts.item(unit) + base, starts.item(unit + 1) + base
+            segment.sections.need("stored", start, stop - start)
+            frame = segment.sections.section("stored").data[start:stop].tobytes()
+            packed, raw = packed + len(frame), raw + frame_size(segment, frame)
+            last = zstandard.get_frame_parameters(frame).dict_id
+        dictionary = dictionaries_of(segment).get(last)
+        if dictionary is None or not raw:
+            return None
+        found = segment.cache["stored.learned"] = Learned(dictionary, packed / raw)
+    return found
+
+
+def suits(known: Learned | None, codec: StoredCodec, raw: int, part: Documents | None) -> bool:
+    """Whether a dictionary does for ``raw`` bytes of documents, which begin with ``part``, what it did elsewhere."""
+    if known is None or part is None or codec.share * len(known.dictionary) > raw:
+        return False
+    end = max(1, int(np.searchsorted(part.ends, _TRIAL)))
+    size = int(part.ends[end - 1])
+    trial = Frames(codec, known.dictionary, 1)
+    trial.add(Documents(memoryview(part.data)[:size], part.ends[:end]))
+    return trial.size <= _WORSE * known.ratio * (size + 4 * end)
+
+
 class Encoded(NamedTuple):
     """Frames one after another, their sizes, the first document of each, and the document after the last."""
 
@@ -273,9 +384,14 @@ class Frames:
         return self._parts[-1].stop if self._parts else 0
 
     @property
+    def size(self) -> int:
+        """Bytes of all frames."""
+        return sum(len(part.data) for part in self._parts)
+
+    @property
     def memory(self) -> int:
         """Bytes held."""
-        return sum(len(part.data) + 2 * part.sizes.nbytes for part in self._parts)
+        return self.size + sum(2 * part.sizes.nbytes for part in self._parts)
 
     def add(self, part: Documents) -> None:
         """Encode documents and keep them."""
@@ -328,29 +444,17 @@ class Frames:
         body = 4 * (last - first)
         return raw[body + ends[doc - first] : body + ends[doc - first + 1]]
 
-    def copy(self, segment: Segment, numbers: NDArray[np.int32], pace: Callable[[], None]) -> None:
-        """Copy the units of a segment, but for those with deleted documents."""
-        firsts, first_base = segment.narrow("stored.first")
-        edges = firsts.astype(np.int64) + first_base
-        starts, base, _ = segment.starts("stored.start", edges.size - 1, segment.sections.size("stored"))
-        places = starts.astype(np.int64) + base
-        if edges.size < 2 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
-            raise segment.damaged("stored units do not follow each other")
-        whole = np.diff(np.concatenate([[0], np.cumsum(numbers >= 0)])[edges]) == np.diff(edges)
-        turns = np.flatnonzero(np.diff(whole)) + 1
-        for begin, end in itertools.pairwise([0, *turns.tolist(), whole.size]):
-            pace()
-            start, stop = int(places[begin]), int(places[end])
-            if whole[begin]:
-                segment.sections.need("stored", start, stop - start)
-                self._parts.append(Encoded(
-                    segment.sections.section("stored").data[start:stop].data, np.diff(places[begin : end + 1]),
-                    edges[begin:end] - edges[begin] + self.docs, self.docs + int(edges[end] - edges[begin])))
-            else:
-                stored = reader(segment)
-                left = [_living(part, numbers[first : first + part.ends.size])
-                        for first, part in stored.units(begin, end)]
-                self.add(joined(left))
+    def copy(self, run: _Run) -> None:
+        """Add units as they are."""
+        _, segment, begin, end = run
+        edges = unit_edges(segment)[begin : end + 1]
+        starts, base, _ = segment.starts("stored.start", segment.narrow("stored.first")[0].size - 1,
+                                      segment.sections.size("stored"))
+        places = starts[begin : end + 1].astype(np.int64) + base
+        start, stop = int(places[0]), int(places[-1])
+        segment.sections.need("stored", start, stop - start)
+        self._parts.append(Encoded(segment.sections.section("stored").data[start:stop].data, np.diff(places),
+                                    edges[:-1] - edges[0] + self.docs, self.docs + int(edges[-1] - edges[0])))
 
     def write(self, sections: RamSections, dictionaries: Sequence[Dictionary]) -> None:
         """The sections of all of it; ``dictionaries``: those that frames need."""
@@ -438,25 +542,20 @@ class StoredReader:
             raise self._segment.damaged("a document is in no stored unit", found=(least + base, most + base))
         return units
 
-    def units(self, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Documents]]:
-        """The first document and the documents of units ``begin`` .. ``end`` - 1, or all."""
-        segment = self._segment
-        firsts, base = segment.narrow("stored.first")
-        edges = firsts.astype(np.int64) + base
-        if edges.size < 1 or edges[0] != 0 or edges[-1] != segment.docs or (np.diff(edges) <= 0).any():
-            raise segment.damaged("stored units do not follow each other")
-        table, frames = self._table(), FrameReader(dictionaries_of(segment))
-        for unit in range(begin, edges.size - 1 if end is None else end):
-            first, count = int(edges[unit]), int(edges[unit + 1] - edges[unit])
-            start, stop = table.starts[unit] + table.start, table.starts[unit + 1] + table.start
-            segment.sections.need("stored", start, stop - start)
-            raw = self._decompress(frames, table.data[start:stop])
-            if len(raw) < 4 * count:
-                raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
-            ends = np.frombuffer(raw, "<u4", count).astype(np.int64)
-            if 4 * count + int(ends[-1]) != len(raw) or (np.diff(ends, prepend=0) < 0).any():
-                raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
-            yield first, Documents(memoryview(raw)[4 * count :], ends)
+    def unit(self, unit: int) -> list[memoryview]:
+        """The documents of a unit."""
+        segment, table = self._segment, self._table()
+        count = table.firsts[unit + 1] - table.firsts[unit]
+        start, stop = table.starts[unit] + table.start, table.starts[unit + 1] + table.start
+        segment.sections.need("stored", start, stop - start)
+        frames = self._idle.pop() if self._idle else FrameReader(dictionaries_of(segment))
+        raw = memoryview(self._decompress(frames, table.data[start:stop]))
+        self._idle.append(frames)
+        body = raw[4 * count :]
+        ends = struct.unpack_from(f"<{count}I", raw) if len(raw) >= 4 * count else (-1,)
+        if ends[-1] != len(body) or any(map(operator.gt, ends, ends[1:])):
+            raise segment.damaged("a stored unit does not hold what its number of documents says", found=count)
+        return [body[begin:end] for begin, end in zip((0, *ends), ends, strict=False)]
 
     def _table(self) -> _Table:
         if self._known is None:

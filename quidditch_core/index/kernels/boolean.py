@@ -32,7 +32,8 @@ from quidditch_core.index.kernels.blocks import (
     has_headers,
 )
 from quidditch_core.index.kernels.descriptor import (
-    ALL,
+    COUNT,
+    FIRST,
     K_COUNT,
     K_FIELD,
     K_KIND,
@@ -235,7 +236,8 @@ def boolean(query: int, scratch: int, out: int) -> int:
 
     ``query``: int64 [Q_SLOTS + K_SLOTS * clauses]; ``scratch``: :func:`scratch_bytes` bytes, the window part
     zeroed. Mode TOP writes keys int64 (score bits << 32 | 2^32 - 1 - doc), best first; ALL writes pairs of
-    uint32 document and float32 score in document order; LIMIT bounds both.
+    uint32 document and float32 score in document order; LIMIT bounds both. FIRST writes what ALL does, stops soon
+    after, and has found what it has written.
     """
     required = load_i64(query + 8 * Q_REQUIRED)
     optional = load_i64(query + 8 * Q_OPTIONAL)
@@ -318,12 +320,14 @@ def boolean(query: int, scratch: int, out: int) -> int:
                 if mode == TOP:
                     key = (f32_bits(score) << 32) | (0xFFFFFFFF - (base + cell))
                     written = heap_push(results, written, limit, key)
-                elif mode == ALL and written < limit:
+                elif mode != COUNT and written < limit:
                     store_u32(results + 8 * written, base + cell)
                     store_f32(results + 8 * written + 4, score)
                     written += 1
+        if mode == FIRST and written >= limit:
+            break
     if mode == TOP:
         heap_sort(results, written)
     store_i64(out, written)
-    store_i64(out + 8, found)
+    store_i64(out + 8, written if mode == FIRST else found)
     return status

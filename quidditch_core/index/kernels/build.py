@@ -9,6 +9,7 @@ import numpy as np
 from quidditch_core.index.kernels.blocks import ENTRY_BYTES, FAR, pack_vertical, tail_bytes, vertical_bytes
 from quidditch_core.index.kernels.terms import put_varint
 from quidditch_core.jit import (
+    ctz,
     helper,
     inline_helper,
     kernel,
@@ -16,6 +17,8 @@ from quidditch_core.jit import (
     load_i64,
     load_u8,
     load_u32,
+    load_u64,
+    popcount,
     store_i64,
     store_u8,
     store_u16,
@@ -64,8 +67,8 @@ def rounded_up(bound: Any) -> int:
 # Job of the encoder: int64 slots.
 E_DOCS, E_FREQS, E_STARTS, E_TERMS, E_ROWS, E_POSITIONS, E_NORMS, E_TABLE = range(8)
 E_OUT, E_OUT_USED, E_LAST, E_OFFSET, E_WIDTH, E_BOUND, E_BLOCKS = range(8, 15)
-E_POS_OUT, E_POS_USED, E_ENTRIES, E_SCRATCH, E_HAS_FREQS = range(15, 20)
-E_SLOTS = 20
+E_POS_OUT, E_POS_USED, E_ENTRIES, E_SCRATCH, E_HAS_FREQS, E_CODED, E_PLACES = range(15, 22)
+E_SLOTS = 22
 
 
 @helper
@@ -88,13 +91,48 @@ def encode_positions(source: int, freqs: int, count: int, out: int, entry: int, 
     return at
 
 
+@helper
+def skip_varints(at: int, count: int) -> int:
+    """Behind the next ``count`` varints; up to 8 bytes more are read."""
+    ends = np.uint64(0x8080808080808080)
+    while count > 0:
+        bits = ~load_u64(at) & ends
+        found = popcount(bits)
+        if found < count:
+            count -= found
+            at += 8
+        else:
+            while count > 1:
+                bits = bits & (bits - np.uint64(1))
+                count -= 1
+            return at + (ctz(bits) >> 3) + 1
+    return at
+
+
+@helper
+def mark_positions(at: int, freqs: int, count: int, entry: int, start: int) -> int:
+    """The ``entry`` to the positions of one block, which are encoded already at ``at``; where they end."""
+    store_i64(entry, at - start)
+    store_u32(entry + 8, 0)
+    begin = at
+    tokens = 0
+    for i in range(count):
+        if i > 0 and i & 31 == 0:
+            at = skip_varints(at, tokens)
+            tokens = 0
+            store_u16(entry + 4 + 2 * (i >> 5), min(at - begin, FAR))
+        tokens += load_u32(freqs + 4 * i)
+    return skip_varints(at, tokens)
+
+
 @kernel("quidditch_core.index.kernels.reference:encode", bulk=True)
 def encode(job: int) -> int:
     """Encode the postings of E_TERMS sorted terms behind what the buffers hold; fills rows int64 [terms, 8].
 
     Buffers are as large as the worst case: 8 bytes a posting and 96 a term for ``out``, 5 bytes a token for
     positions, one header for every 128 postings and one a term. Bounds are the greatest idf-free score of a
-    block with the 256 factors of E_TABLE (Lucene: impacts), in 255ths. Returns 0.
+    block with the 256 factors of E_TABLE (Lucene: impacts), in 255ths. With E_CODED positions are encoded already,
+    those of a term from E_PLACES[t] on. Returns 0.
     """
     docs = load_i64(job + 8 * E_DOCS)
     freqs = load_i64(job + 8 * E_FREQS)
@@ -116,6 +154,10 @@ def encode(job: int) -> int:
     gaps = load_i64(job + 8 * E_SCRATCH)
     lows = gaps + 512
     has_freqs = load_i64(job + 8 * E_HAS_FREQS)
+    coded = load_i64(job + 8 * E_CODED)
+    places = load_i64(job + 8 * E_PLACES)
+    coded_at = 0
+    coded_start = 0
     one = np.float32(1.0)
     for t in range(terms):
         begin = load_i64(starts + 8 * t)
@@ -129,6 +171,10 @@ def encode(job: int) -> int:
         store_i64(row + 24, out - base)
         store_i64(row + 40, blocks)
         store_i64(row + 48, pos_out - pos_base)
+        if coded != 0:
+            coded_at = coded + load_i64(places + 8 * t)
+            coded_start = coded_at
+            pos_out += load_i64(places + 8 * t + 8) - load_i64(places + 8 * t)
         previous = -1
         first = begin
         while first < end:
@@ -179,8 +225,11 @@ def encode(job: int) -> int:
                     done = pack_tail(gaps, count, doc_width, out)
                     pack_tail(lows, count, freq_width, out + done)
                     out += size
-            if positions != 0:
-                entry = load_i64(job + 8 * E_ENTRIES) + ENTRY_BYTES * header if header >= 0 else 0
+            entry = load_i64(job + 8 * E_ENTRIES) + ENTRY_BYTES * header if header >= 0 else 0
+            if coded != 0:
+                if entry != 0:
+                    coded_at = mark_positions(coded_at, freqs + 4 * first, count, entry, coded_start)
+            elif positions != 0:
                 pos_out = encode_positions(positions, freqs + 4 * first, count, pos_out, entry, pos_start)
                 positions += 4 * block_tokens
             ttf += block_tokens

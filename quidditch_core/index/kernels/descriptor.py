@@ -14,8 +14,8 @@ Q_BASE, Q_NEXT = 7, 8
 Q_PHRASE, Q_FLOORS, Q_FILTERED = 9, 10, 11
 Q_SLOTS = 16
 
-TOP, ALL, COUNT, BOTH = range(4)
-"""Modes: the best LIMIT hits; all hits with their scores; their number; the best and their number."""
+TOP, ALL, COUNT, BOTH, FIRST = range(5)
+"""Modes: the best LIMIT hits; all hits with their scores; their number; the best and their number; the first LIMIT."""
 
 # A clause: postings of a term, scored by BM25, or a list of documents, LIST and SCORES being addresses of uint32
 # documents and float32 scores (0: WEIGHT for all).

@@ -21,7 +21,7 @@ from .columns import (
     with_any,
 )
 from .ids import hash_ids
-from .merge import gather
+from .merge import arrange, gather, take
 from .phrase import phrase
 from .search import count_union, intersection, profile, union
 from .strings import beyond_ascii, intern, prefixes, rehash, settle, spell
@@ -36,6 +36,7 @@ from .terms import (
 from .tokens import group, place, tally
 
 __all__ = [
+    "arrange",
     "beyond_ascii",
     "boolean",
     "count_between",
@@ -65,6 +66,7 @@ __all__ = [
     "spell",
     "sum_codes",
     "sum_numbers",
+    "take",
     "tally",
     "union",
     "with_any",

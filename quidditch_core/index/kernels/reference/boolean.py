@@ -12,6 +12,7 @@ from quidditch_core.segment import F_NORMS, view
 from ..boolean import OUT_HEADER
 from ..descriptor import (
     ALL,
+    FIRST,
     K_COUNT,
     K_FIELD,
     K_KIND,
@@ -75,11 +76,11 @@ def boolean(query: int, scratch: int, out: int) -> int:
         best = np.sort(keys)[::-1][:limit]
         written = best.size
         view(out + OUT_HEADER, written, np.int64)[:] = best
-    elif slots[Q_MODE] == ALL:
+    elif slots[Q_MODE] in (ALL, FIRST):
         pairs = np.stack([docs.astype(np.uint32), scores.view(np.uint32)], axis=1)[:limit]
         written = len(pairs)
         view(out + OUT_HEADER, 2 * written, np.uint32)[:] = pairs.reshape(-1)
-    view(out, 2, np.int64)[:] = written, docs.size
+    view(out, 2, np.int64)[:] = written, written if slots[Q_MODE] == FIRST else docs.size
     return 0
 
 

@@ -17,6 +17,7 @@ from ..blocks import ENTRY_BYTES, FAR
 from ..build import (
     E_BLOCKS,
     E_BOUND,
+    E_CODED,
     E_DOCS,
     E_ENTRIES,
     E_FREQS,
@@ -26,6 +27,7 @@ from ..build import (
     E_OFFSET,
     E_OUT,
     E_OUT_USED,
+    E_PLACES,
     E_POS_OUT,
     E_POS_USED,
     E_POSITIONS,
@@ -104,8 +106,8 @@ def encode(job: int) -> int:
 
     token = exclusive_sum(freqs)  # first token of each posting
     position_at = np.zeros(starts.size, np.int64)
-    if at[E_POSITIONS]:
-        points = encode_positions(at, token)[token]  # first byte of each posting's positions
+    if at[E_POSITIONS] or at[E_CODED]:
+        points = (coded_places if at[E_CODED] else encode_positions)(at, token)[token]  # first byte of each posting's
         position_at = points[starts]
         append_entry_points(at, points[:-1] - np.repeat(position_at[:-1], df), begin[headed], count[headed])
 
@@ -181,6 +183,14 @@ def encode_positions(at: list[int], token: Ints) -> Ints:
         some = np.flatnonzero(lengths > k)
         out[place[some] + k] = distances[some] >> 7 * k & 127 | (lengths[some] > k + 1) * 128
     return place
+
+
+def coded_places(at: list[int], token: Ints) -> Ints:
+    """The place of each token's position, where they are encoded already, and the end."""
+    size = int(view(at[E_PLACES], at[E_TERMS] + 1, np.int64)[-1])
+    ends = np.flatnonzero(view(at[E_CODED], size, np.uint8) < 128) + 1
+    assert ends.size == token[-1]
+    return np.concatenate([[0], ends])
 
 
 def append_entry_points(at: list[int], points: Ints, begin: Ints, count: Ints) -> None:
