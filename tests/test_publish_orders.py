@@ -39,6 +39,7 @@ class Turns:
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
         self.failed: list[BaseException] = []
+        self.over = False
         self._changed = threading.Condition()
         self._alive: set[int] = set()
         self._waiting: set[int] = set()
@@ -60,6 +61,8 @@ class Turns:
         threading.Thread(target=run, daemon=True).start()
 
     def call(self, me: int, call: Callable[[], Any]) -> Any:
+        if self.over:
+            return call()
         with self._changed:
             self._waiting.add(me)
             self._changed.notify_all()
@@ -84,6 +87,7 @@ class Turns:
             with self._changed:
                 assert self._changed.wait_for(lambda: self._turn < 0 and self._waiting == self._alive, 60)
                 if not self._alive:
+                    self.over = True
                     return
                 if self._calls % 25 == 0:
                     self._sleepy = [self.rng.choice((0.002, 0.1, 1.0)) for _ in self._sleepy]
@@ -155,7 +159,7 @@ class Ordered:
         def late() -> list[str]:
             known = self._seen.lists[prefix]
             now = self._store.list(prefix)
-            if not known or self._turns.rng.random() < 0.7:
+            if not known or self._turns.over or self._turns.rng.random() < 0.7:
                 return now
             return known[-min(len(known), self._turns.rng.randrange(1, 8))] or now
 
@@ -222,8 +226,10 @@ def trial(seed: int) -> tuple[int, int]:
                     assert contents(reader) == seen.states[source._header]
                     seen.read += 1
             if reader is not None:
-                reader.close()
+                readers.append(reader)
         return work
+
+    readers: list[qc.Index] = []
 
     for me in range(WRITERS):
         turns.start(me, write(me))
@@ -242,8 +248,11 @@ def trial(seed: int) -> tuple[int, int]:
         newest = Editions(store).get(number)
         assert newest is not None
         assert {key.removeprefix("blobs/") for key in store.list("blobs")} == set(newest.blobs), "no garbage is left"
-        with qc.Index(OS_FILES, store.url, source=Published(store)) as reader:
-            assert contents(reader) == contents(index)
+        readers.append(qc.Index(OS_FILES, store.url, source=Published(store)))
+        for reader in readers:
+            with reader:
+                reader.refresh()
+                assert contents(reader) == contents(index)
     return number, seen.read
 
 

@@ -921,18 +921,19 @@ class Index:
         assert self._source is not None
         manifest = hold.manifest
         places = self._source.places(manifest)
+        keys = {entry.name: _segment_key(places, entry) for entry in manifest.segments}
         segments, masks = dict(self._opened), dict(self._masks)
-        new = [entry for entry in manifest.segments if _segment_key(entry) not in segments]
+        new = [entry for entry in manifest.segments if keys[entry.name] not in segments]
         masked = [entry for entry in manifest.segments if entry.live is not None and _mask_key(entry) not in masks]
         ahead = store.read_ahead(places, new, [entry.live for entry in masked if entry.live is not None])
         for entry in new:
-            segments[_segment_key(entry)] = store.open_segment(places, entry, ahead.get(entry.name))
+            segments[keys[entry.name]] = store.open_segment(places, entry, ahead.get(entry.name))
         for entry in masked:
             assert entry.live is not None
             masks[_mask_key(entry)] = store.read_live(places.hot, entry, ahead.get(entry.live.name))
-        self._opened = {key: segments[key] for key in map(_segment_key, manifest.segments)}
+        self._opened = {key: segments[key] for key in keys.values()}
         self._masks = {key: masks[key] for key in map(_mask_key, manifest.segments) if key[0] is not None}
-        leaves = [Leaf(segments[_segment_key(entry)], masks.get(_mask_key(entry)), entry.tier, entry.size)
+        leaves = [Leaf(segments[keys[entry.name]], masks.get(_mask_key(entry)), entry.tier, entry.size)
                   for entry in manifest.segments]
         return View(leaves, Mapping.from_dict(manifest.mapping), Settings.from_dict(manifest.settings),
                     os.path.basename(self._directory))
@@ -977,8 +978,9 @@ _SegmentKey = tuple[str, str, str]
 _MaskKey = tuple[LiveEntry | None, int, int]
 
 
-def _segment_key(entry: SegmentEntry) -> _SegmentKey:
-    return entry.tier, entry.name, entry.sha256
+def _segment_key(places: Places, entry: SegmentEntry) -> _SegmentKey:
+    """What makes an open segment another one: also that the same bytes are another object now."""
+    return entry.tier, entry.name if places.remote is None else places.remote.key(entry.name), entry.sha256
 
 
 def _mask_key(entry: SegmentEntry) -> _MaskKey:

@@ -3,15 +3,16 @@
 ::
 
     published/manifest-<number>             an *edition*: the manifest of a commit, and which objects it is made of
-    blobs/<sha256>-<term>-<number>          a segment or a live mask, named after the edition it was sent for
+    blobs/<sha256>-<number>                 a segment or a live mask, named after the edition it was sent for
 
 An edition appears by one put that succeeds only where nothing is; before that it is nothing, after that it is whole.
 Who publishes builds on the newest edition: takes the next number, names objects that it names, and sends the rest.
 Three rules make this safe without locks, and without any clock that two machines would have to agree on.
 
-*Names.* An object is first named by the edition it was sent for, and after that only by successors of editions that
-name it. So what the newest edition does not name, and was sent for its own term or one before, nobody will ever name:
-it is garbage. What was sent for a later term belongs to somebody who is about to take over, and is left alone.
+*Names.* An object is first named by the edition it was sent for, whoever sent it, and after that only by successors of
+editions that name it. So what the newest edition does not name, and was sent for it or one before, nobody will ever
+name: it is garbage. What was sent for the next belongs to somebody who is about to publish, and is left alone; if that
+one dies, who publishes the next instead finds it there.
 
 *Terms.* Whoever takes over publishes the next number with a higher term. The writer before finds that number taken.
 
@@ -67,7 +68,7 @@ LISTINGS: Final = 5
 
 _EDITIONS: Final = "published"
 _FILE = re.compile(rf"{_EDITIONS}/manifest-(\d{{16}})", re.ASCII)
-_OBJECT = re.compile(r"([0-9a-f]{64})-(\d{1,19})-(\d{1,19})", re.ASCII)
+_OBJECT = re.compile(r"[0-9a-f]{64}-(\d{1,19})", re.ASCII)
 _FIX: Final = "publish the index again, with take_over=True"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -282,11 +283,11 @@ class Publisher:
         named = base.objects() if base is not None else {}
         unnamed = set(self._sent)
         if self.last is None or not ours:
-            listed = {name for name in self._objects() if _sent_for(name)[0] <= term}
+            listed = set(self._listed(number))
             named = {sha256: name for sha256, name in named.items() if name in listed}
             unnamed |= listed
         there = unnamed | set(named.values())
-        objects = {blob.sha256: named.get(blob.sha256) or f"{blob.sha256}-{term}-{number}"
+        objects = {blob.sha256: named.get(blob.sha256) or f"{blob.sha256}-{number}"
                    for blob in blobs_of(manifest)}
         if base is not None:
             unnamed |= set(base.blobs)
@@ -298,10 +299,12 @@ class Publisher:
             blobs=tuple(sorted(objects.values())), dropped=tuple(sorted(unnamed - set(objects.values()))))
         return edition, there
 
-    def _objects(self) -> Iterator[str]:
+    def _listed(self, number: int) -> Iterator[str]:
+        """Objects that were sent for editions up to this one."""
         for key in self._store.list("blobs"):
             name = key.removeprefix("blobs/")
-            if _OBJECT.fullmatch(name):
+            match = _OBJECT.fullmatch(name)
+            if match is not None and int(match[1]) <= number:
                 yield name
 
     def _send(self, edition: Edition, there: set[str], places: Places, manifest: Manifest, directory: str) -> int:
@@ -486,13 +489,6 @@ def _lineage(manifest: Manifest) -> set[str]:
 
 def _key(number: int) -> str:
     return f"{_EDITIONS}/manifest-{number:016d}"
-
-
-def _sent_for(name: str) -> tuple[int, int]:
-    """Term and number of the edition that an object was sent for."""
-    match = _OBJECT.fullmatch(name)
-    assert match is not None
-    return int(match[2]), int(match[3])
 
 
 def _name(directory: str) -> str:
