@@ -186,11 +186,12 @@ class StorageError(QuidditchError, OSError):
 class StoreError(StorageError):
     """A store (S3 or what takes its place) failed, after it was tried again; ``path`` is what was asked for.
 
-    ``blobs`` names those that could not be read, as ``index.segments()`` does, where any are known. ``lasting``: it was
-    not tried again, as nothing but a change of the store or of what it was told will help.
+    ``blobs`` names those that could not be read, as ``index.segments()`` does, where any are known; ``keys`` their
+    objects. ``lasting``: it was not tried again, as nothing but a change of the store or of what it was told will help.
     """
 
     blobs: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     lasting = False
 
 

@@ -25,6 +25,12 @@ def options(url: str, **more: Any) -> dict[str, Any]:
             "client_kwargs": {"region_name": "eu-central-1"}, **more}
 
 
+def environment(url: str) -> dict[str, str]:
+    """The same for a process that is given no options."""
+    return {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "eu-central-1"}
+
+
 def make_bucket(url: str) -> None:
     """The bucket of the tests, in a store that is new."""
     from botocore.session import get_session
@@ -72,8 +78,9 @@ class Asked(NamedTuple):
 
 
 class Proxy:
-    """Hands requests on, and notes them. ``plan(asked)`` may answer ``(status, code)``, ``"hang"``, ``"cut"`` or
-    None; ``latency`` seconds pass before each answer."""
+    """Hands requests on, and notes them. ``latency`` seconds pass before each answer. ``plan(asked)`` may say that one
+    fails: ``(status, code)``; ``"hang"``, ``"cut"``: an answer late, or half of it; ``"drop"``: none; ``"done"``: none,
+    though it was handed on; ``"lost"``: what should be stored is acknowledged and is not."""
 
     def __init__(self, target: str) -> None:
         self.asked: list[Asked] = []
@@ -102,7 +109,12 @@ class Proxy:
                     time.sleep(3)
                     self.close_connection = True
                     return
-                if isinstance(fault, tuple):
+                if fault == "drop":
+                    self.close_connection = True
+                    return
+                if fault == "lost" and self.command == "PUT":
+                    status, data, headers = 200, b"", [("ETag", '"0"')]
+                elif isinstance(fault, tuple):
                     status, code = fault
                     data = f"<Error><Code>{code}</Code><Message>as the script says</Message></Error>".encode()
                     headers = [("Content-Type", "application/xml")]
@@ -112,6 +124,9 @@ class Proxy:
                     answer = connection.getresponse()
                     status, data, headers = answer.status, answer.read(), answer.getheaders()
                     connection.close()
+                if fault == "done":
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 for name, value in headers:
                     if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -56,6 +57,11 @@ class TestOverwriting(StoreContract):
 
     exclusive = False
 
+    def test_it_will_do_for_one_writer(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        store.reach()
+        assert store.list() == []
+
     def make_store(self, place: Path) -> Store:
         import fsspec
         from fsspec.implementations.memory import MemoryFileSystem
@@ -93,6 +99,42 @@ def test_a_large_object_goes_in_parts(s3_server: str, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         there.put("broken", broken())
     assert there.list() == ["large"]
+
+
+def test_each_part_of_a_large_object_is_tried_again(
+    far: FsspecStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "WHOLE", 24 << 20)
+    data = bytes(range(256)) * (30 << 12)
+    left = [(500, "InternalError"), "drop", (503, "SlowDown")]
+    proxy.plan = lambda asked: left.pop() if left and "uploadId" in asked.path else None
+    far.put("large", [data])
+    assert left == []
+    assert far.size("large") == len(data)
+    proxy.plan = lambda asked: (500, "InternalError") if "partNumber" in asked.path else None
+    before = len(proxy.asked)
+    with pytest.raises(OutageError) as caught:
+        far.put("other", [data])
+    assert sum("partNumber" in asked.path for asked in proxy.asked[before:]) == store.ATTEMPTS
+    assert SECRET not in str(caught.value)
+    proxy.plan = lambda asked: None
+    assert far.list() == ["large", "x"]
+    assert far.sweep() == 0, "it has been aborted"
+
+
+def test_parts_that_a_dead_process_left_are_swept(s3_server: str, request: pytest.FixtureRequest) -> None:
+    there = FsspecStore(f"s3://{BUCKET}/{uuid.uuid4().hex}", options(s3_server))
+    there.put("x", [b"1"])
+    fs, key = there._filesystem(), there._path("dead").partition("/")[2]
+    for _ in range(2):
+        made = fs.call_s3("create_multipart_upload", Bucket=BUCKET, Key=key)
+        fs.call_s3("upload_part", Bucket=BUCKET, Key=key, PartNumber=1, UploadId=made["UploadId"], Body=b"1" * 100)
+    time.sleep(1.1)  # S3 tells whole seconds
+    if request.config.getoption("--s3-real"):  # moto says that all began in 2010
+        assert there.sweep(age=3600) == 0
+    assert there.sweep() == 2
+    assert there.sweep() == 0
+    assert there.list() == ["x"]
 
 
 @pytest.fixture

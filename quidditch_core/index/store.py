@@ -6,6 +6,7 @@ is itself a segment (*keys*): so a write finds the document that it replaces, an
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,7 +114,7 @@ def read_ahead(places: Places, entries: Sequence[SegmentEntry], masks: Sequence[
     key = places.remote.key
     spans = {entry.name: Span(key(entry.name), entry.tail_offset, entry.size - entry.tail_offset) for entry in entries}
     spans |= {mask.name: Span(key(mask.name), 0, mask.size) for mask in masks}
-    return dict(zip(spans, places.remote.store.read(list(spans.values())), strict=True)) if spans else {}
+    return dict(zip(spans, places.remote.reader.read(list(spans.values())), strict=True)) if spans else {}
 
 
 def open_segment(places: Places, entry: SegmentEntry, tail: bytes | None = None) -> Segment:
@@ -173,25 +174,33 @@ def copy(places: Places, entry: SegmentEntry, to: str, keys: str) -> SegmentEntr
     target = places.tier(to)
     try:
         _write(target, entry, source)
-        _verify(target, entry)
-        changed = msgspec.structs.replace(entry, tier=to, keys=None)
+        verify(target, entry)
         if to == COLD:
-            tail = source.pread(entry.tail_offset, entry.size - entry.tail_offset)
-            segment = open_segment(places, entry)
-            changed = msgspec.structs.replace(changed, keys=write_keys(places, keys, segment, tail))
+            return msgspec.structs.replace(with_keys(places, entry, keys), tier=COLD)
+        return msgspec.structs.replace(entry, tier=to, keys=None)
     finally:
         source.close()
-    return changed
+
+
+def with_keys(places: Places, entry: SegmentEntry, name: str) -> SegmentEntry:
+    """The entry with its keys, read from where the segment is and written as blob ``name``."""
+    blob = places.tier(entry.tier).open(entry.name, entry.size)
+    try:
+        tail = blob.pread(entry.tail_offset, entry.size - entry.tail_offset)
+    finally:
+        blob.close()
+    keys = write_keys(places, name, open_segment(places, entry), tail)
+    return msgspec.structs.replace(entry, keys=keys)
 
 
 def _write(target: Tier, entry: SegmentEntry, source: Blob) -> None:
     try:
         _checked(target.write(entry.name, _chunks(source)), entry)
-    except StorageError:
-        if entry.name not in target.list():
+    except StorageError as error:
+        if error.errno != errno.EEXIST:
             raise
         try:
-            _verify(target, entry)  # what an earlier move left
+            verify(target, entry)  # what an earlier move left
         except (CorruptIndexError, StorageError):
             target.delete(entry.name)
             _checked(target.write(entry.name, _chunks(source)), entry)
@@ -203,7 +212,7 @@ def _checked(info: BlobInfo, entry: SegmentEntry) -> None:
                                 found=info.sha256, expected=entry.sha256, fix="run quidditch check")
 
 
-def _verify(tier: Tier, entry: SegmentEntry) -> None:
+def verify(tier: Tier, entry: SegmentEntry) -> None:
     """Read a blob as a whole and compare its checksum."""
     blob = tier.open(entry.name, entry.size)
     digest = hashlib.sha256()

@@ -57,6 +57,16 @@ class Span(NamedTuple):
     length: int
 
 
+class SpanReader(Protocol):
+    """What an open remote blob reads from: a `Store`, or a part of what it does."""
+
+    @property
+    def url(self) -> str: ...
+
+    def read(self, spans: Sequence[Span]) -> list[bytes]:
+        """As `Store.read`."""
+
+
 class Store(Protocol):
     """Objects under a URL. Keys are `is_key`: names joined by ``/``.
 
@@ -84,7 +94,7 @@ class Store(Protocol):
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """The bytes of many spans, in one round of parallel requests; near spans share one.
 
-        `CorruptIndexError` if an object is missing or shorter.
+        `CorruptIndexError` if an object is missing or shorter. A `StoreError` has the ``keys`` of what failed.
         """
 
     def size(self, key: str) -> int | None:
@@ -98,6 +108,13 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; fine if it is gone."""
+
+    def reach(self) -> None:
+        """Write, read and remove an object: what is wrong with the URL or the credentials shows now."""
+
+    def sweep(self, prefix: str = "", age: float = 0.0) -> int:
+        """Remove what calls of dead processes left below ``prefix`` more than ``age`` seconds ago and no `list` shows:
+        temporary files, parts of objects; and without a prefix what tried out the store. How many that were."""
 
 
 def is_key(key: str) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import CorruptIndexError, IndexClosedError, InvalidNameError, StoreError
 from ..files import PAGE_SIZE, Bytes, is_name, storage_error
 from ..segment import address
-from . import BlobInfo, Span, Store
+from . import BlobInfo, Span, SpanReader, Store
 from .cache import BlockCache
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class RemoteTier:
     def __init__(self, store: Store, prefix: str, name: str, cache: BlockCache | None = None) -> None:
         self.name = name
         self.store = store
+        self.reader: SpanReader = store
+        """What open blobs read from."""
         self._prefix = prefix
         self._cache = cache
 
@@ -121,7 +123,7 @@ class RemoteTier:
         if size == 0:
             raise CorruptIndexError("blob has a wrong length", path=f"{self.store.url}/{key}", found="0 bytes",
                                     expected="at least one byte", fix=_REPAIR)
-        return RemoteBlob(name, size, self.store, key, self._cache)
+        return RemoteBlob(name, size, self.reader, key, self._cache)
 
     def delete(self, name: str) -> None:
         self.store.delete(self.key(name))
@@ -131,8 +133,7 @@ class RemoteTier:
         return [name for key in self.store.list(self._prefix) if is_name(name := key[start:])]
 
     def sweep(self) -> int:
-        """Nothing: an object is whole or not there."""
-        return 0
+        return self.store.sweep(self._prefix)
 
     def key(self, name: str) -> str:
         if not is_name(name):
@@ -144,7 +145,7 @@ class RemoteTier:
 class RemoteBlob:
     """`Blob` of a store."""
 
-    def __init__(self, name: str, size: int, store: Store, key: str, cache: BlockCache | None) -> None:
+    def __init__(self, name: str, size: int, store: SpanReader, key: str, cache: BlockCache | None) -> None:
         self.name, self.size = name, size
         self.store, self.key, self.cache = store, key, cache
         self.memory = MEMORY
@@ -275,7 +276,7 @@ def _from_store(wanted: list[tuple[RemoteBlob, int]]) -> None:
     try:
         parts = wanted[0][0].store.read(spans)
     except StoreError as error:
-        error.blobs = tuple(sorted({blob.name for blob, _ in wanted}))
+        error.blobs = tuple(sorted({blob.name for blob, _ in wanted if not error.keys or blob.key in error.keys}))
         raise
     pages: dict[BlockCache, dict[bytes, bytes]] = {}
     filled: dict[RemoteBlob, int] = {}

@@ -13,8 +13,8 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from ..errors import (
@@ -22,8 +22,10 @@ from ..errors import (
     DeniedError,
     InvalidNameError,
     OutageError,
+    QuidditchError,
     SettingsError,
     SlowStoreError,
+    StorageError,
     StoreError,
     ThrottledError,
     TruncatedError,
@@ -45,6 +47,9 @@ LARGEST: Final = 8 << 20
 WHOLE: Final = 64 << 20
 """Bytes of an object up to which it is put by one call; a longer one goes in parts."""
 
+PROBES: Final = "probes"
+"""Where objects are that only try out what the store can do."""
+
 NO_BUCKET: Final = "NoSuchBucket"
 
 _SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -62,6 +67,7 @@ class FsspecStore:
         self._root = ""
         self._local = False
         self._exclusive: bool | None = None
+        self._writing: set[str] = set()  # paths that `sweep` must spare
         self._mutex = threading.Lock()
         self._process = os.getpid()
 
@@ -116,6 +122,7 @@ class FsspecStore:
             if fault is None:
                 break
             if attempt == ATTEMPTS or fault.lasting:
+                fault.keys = tuple(sorted({request.key for request in requests if request not in found}))
                 raise fault from None
             pause = _rest(pause)
         return _cut(spans, requests, found)
@@ -182,6 +189,28 @@ class FsspecStore:
         with suppress(FileNotFoundError):
             self._retried("delete", key, lambda fs: fs.rm_file(path))
 
+    def sweep(self, prefix: str = "", age: float = 0.0) -> int:
+        now = time.time()
+        removed = 0
+        if not prefix:
+            for key in self.list(PROBES):
+                if now - int(key.removeprefix(f"{PROBES}/").partition("-")[0]) > age:
+                    self.delete(key)
+                    removed += 1
+        base = f"{self._base()}/{prefix}".rstrip("/")
+        if self._local:
+            for directory, _, names in os.walk(base):
+                for name in names:
+                    path = os.path.join(directory, name)
+                    if name.endswith(TEMP) and path not in self._writing:
+                        with suppress(FileNotFoundError):  # another one sweeps as well
+                            if now - os.stat(path).st_mtime > age:
+                                os.unlink(path)
+                                removed += 1
+        elif hasattr(self._filesystem(), "list_multipart_uploads"):
+            removed += self._retried("sweep", prefix, lambda fs: _end_uploads(fs, base, now - age, self._writing))
+        return removed
+
     def missing(self, key: str) -> CorruptIndexError:
         return CorruptIndexError("an object is missing", path=f"{self.url}/{key}",
                                  fix="restore the index from a snapshot or a replica")
@@ -192,15 +221,29 @@ class FsspecStore:
         """Whether a second create of one key fails; tried out once, with an object that is removed again."""
         with self._mutex:
             if self._exclusive is None:
-                key = f"probe-{int(time.time())}-{uuid.uuid4().hex}"
-                try:
-                    self._exclusive = self._create(key, b"1") and not self._create(key, b"2") and self.get(key) == b"1"
-                except StoreError:
-                    with suppress(StoreError):
-                        self.delete(key)
-                    raise
-                self.delete(key)
+                with self._tried(self._create) as key:
+                    self._exclusive = not self._create(key, b"2")
             return self._exclusive
+
+    def reach(self) -> None:
+        with self._tried(lambda key, data: self.put(key, [data])):
+            pass
+
+    @contextmanager
+    def _tried(self, put: Callable[[str, bytes], object]) -> Iterator[str]:
+        """A new object that only this call knows; it goes afterwards, and if it cannot, by `sweep`."""
+        key = f"{PROBES}/{int(time.time())}-{uuid.uuid4().hex}"
+        try:
+            put(key, b"1")
+            if self.get(key) != b"1":
+                raise OutageError("the store did not keep what it was given", path=f"{self.url}/{key}",
+                                  fix="try again, or use another store")
+            yield key
+        except BaseException:
+            with suppress(StorageError):
+                self.delete(key)
+            raise
+        self.delete(key)
 
     def _create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
@@ -296,28 +339,35 @@ class FsspecStore:
 
     def _put_parts(self, path: str, held: bytearray, rest: Iterable[Bytes]) -> None:
         """An object in parts, of which nothing is seen until the last is there."""
+        self._writing.add(path)
         try:
             file = self._filesystem().open(path, "wb", block_size=WHOLE // 4, autocommit=False)
+            if hasattr(file, "_call_s3"):  # each request for itself: nobody keeps the parts to try all of it again
+                once = file._call_s3
+                file._call_s3 = lambda *given, **named: self._retried("put", path, lambda _: once(*given, **named))
+            try:
+                for chunk in itertools.chain([held], rest):
+                    file.write(bytes(chunk))
+                file.close()
+                file.commit()
+            except BaseException:
+                with suppress(Exception):
+                    file.discard()
+                file.closed = True  # else it would be completed when it is collected
+                raise
+        except QuidditchError:
+            raise  # of who made the chunks
         except Exception as error:
             raise self._fault("put", path, error) from None
-        try:
-            for chunk in itertools.chain([held], rest):
-                file.write(bytes(chunk))
-            file.close()
-            file.commit()
-        except BaseException as error:
-            with suppress(Exception):
-                file.discard()
-            file.closed = True  # else it would be completed when it is collected
-            if isinstance(error, StoreError) or not isinstance(error, Exception):
-                raise
-            raise self._fault("put", path, error) from None
+        finally:
+            self._writing.discard(path)
 
     def _write_file(self, path: str, chunks: Iterable[Bytes], publish: Callable[[str, str], object]) -> None:
         """Write a local file as a disk is written: temporary, synced, named, and the name synced."""
         directory = os.path.dirname(path)
         ensure_directory(OS_FILES, directory)
         temp = f"{path}-{uuid.uuid4().hex}{TEMP}"
+        self._writing.add(temp)
         file = OS_FILES.open(temp, "w")
         try:
             for chunk in chunks:
@@ -328,6 +378,7 @@ class FsspecStore:
             file.close()
             with suppress(FileNotFoundError):
                 os.unlink(temp)
+            self._writing.discard(temp)
         OS_FILES.sync_dir(directory)
 
     def _fault(self, action: str, key: str, error: Exception) -> StoreError:
@@ -367,6 +418,8 @@ class FsspecStore:
 
 def checked_url(url: str) -> str:
     """``url`` without a slash at its end; SettingsError, which does not show it, if it holds credentials."""
+    if not url.strip():
+        raise InvalidNameError("not a store", path="url", found=url, expected="a directory or a URL of fsspec")
     host = url.partition("://")[2].partition("/")[0]
     if "@" in host:
         raise SettingsError("credentials do not belong into a URL", path="url",
@@ -419,6 +472,23 @@ def _code(error: BaseException | None) -> str:
             return str(answer.get("Error", {}).get("Code", ""))
         error = error.__cause__
     return ""
+
+
+def _end_uploads(fs: Any, base: str, before: float, spared: Collection[str]) -> int:
+    """Abort the uploads to S3 below ``base`` that began before a moment and never ended; how many there were."""
+    bucket, _, prefix = base.partition("/")
+    ended = 0
+    more: dict[str, str] = {}
+    while True:
+        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more)
+        for upload in answer.get("Uploads", ()):
+            if upload["Initiated"].timestamp() < before and f"{bucket}/{upload['Key']}" not in spared:
+                with suppress(FileNotFoundError):
+                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    ended += 1
+        if not answer.get("IsTruncated"):
+            return ended
+        more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
 
 def _link(temp: str, path: str) -> None:

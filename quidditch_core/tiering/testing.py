@@ -264,6 +264,14 @@ class CountingStore:
         self._count("delete")
         self.inner.delete(key)
 
+    def reach(self) -> None:
+        self._count("reach")
+        self.inner.reach()
+
+    def sweep(self, prefix: str = "", age: float = 0.0) -> int:
+        self._count("sweep")
+        return self.inner.sweep(prefix, age)
+
 
 class DyingStore:
     """`Store` around another one, whose call number ``at`` (from 1) raises ``error``; ``lasting``: all later ones too.
@@ -314,6 +322,12 @@ class DyingStore:
 
     def delete(self, key: str) -> None:
         self._call(lambda: self.inner.delete(key))
+
+    def reach(self) -> None:
+        self._call(self.inner.reach)
+
+    def sweep(self, prefix: str = "", age: float = 0.0) -> int:
+        return self._call(lambda: self.inner.sweep(prefix, age))
 
 
 # --- what a tier must promise --------------------------------------------------------------------------------
