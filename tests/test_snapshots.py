@@ -66,6 +66,11 @@ def filled(path: Path, count: int = 30) -> qc.Index:
     return index
 
 
+def noise(count: int) -> list[dict[str, Any]]:
+    """Documents that hardly compress."""
+    return [{"id": str(n), "text": f"all {Random(n).randbytes(40).hex()}", "n": n} for n in range(count)]
+
+
 def contents(index: qc.Index) -> dict[str, Any]:
     return {hit.id: (hit.source, hit.score) for hit in index.search(q.Match("text", "all"), size=1000)}
 
@@ -337,23 +342,37 @@ with qc.open(sys.argv[1]) as index:
 """
 
 
-def test_a_killed_snapshot_is_not_there(tmp_path: Path, python_env: dict[str, str]) -> None:
-    url = str(tmp_path / "repository")
+def test_a_killed_snapshot_is_not_there(
+    place: tuple[str, dict[str, Any]], tmp_path: Path, python_env: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, options = place
+    if options:
+        for name, value in s3.environment(options["endpoint_url"]).items():
+            monkeypatch.setenv(name, value)
     rng = Random(1)
     filled(tmp_path / "books", 3000).close()
+    repository, found = Repository(url, storage_options=options), 0
     for _ in range(5):
-        child = subprocess.Popen([sys.executable, "-c", AGAIN, str(tmp_path / "books"), url], env=python_env,
-                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        child = subprocess.Popen([sys.executable, "-c", AGAIN, str(tmp_path / "books"), url],
+                                 env={**python_env, **os.environ}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                 text=True)
         with child:
             assert child.stdout is not None
             child.stdout.readline()
-            time.sleep(rng.uniform(0, 0.4))
+            time.sleep(rng.uniform(0, 1.5 if options else 0.4))
             child.send_signal(signal.SIGKILL)
-        repository = Repository(url)
-        for info in repository.snapshots():
+        infos = repository.snapshots()
+        found += len(infos)
+        for info in infos:
             assert repository.verify(info.name).ok
-        if repository.snapshots():
-            repository.delete(*(info.name for info in repository.snapshots()))
+        if infos:
+            repository.delete(*(info.name for info in infos))
+    assert found
+    later = time.time() + 8 * 86_400
+    monkeypatch.setattr("quidditch_core.index.snapshot.time.time", lambda: later)
+    repository.collect_garbage()
+    assert repository._store.list() == []
+    assert not [path for path in (tmp_path / "repository").rglob("*") if path.is_file()]
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
@@ -379,16 +398,272 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     record = url / "snapshots" / "monday.json"
     whole = record.read_bytes()
     for at in range(0, len(whole), 7):
-        record.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        with pytest.raises((CorruptIndexError, FormatError)):
-            repository.snapshots()
-        record.write_bytes(whole[:at])
-        with pytest.raises(CorruptIndexError):
-            repository.snapshots()
-    with pytest.raises(CorruptIndexError):
-        repository.collect_garbage()
+        for damaged in (whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :], whole[:at]):
+            record.write_bytes(damaged)
+            with pytest.raises((CorruptIndexError, FormatError)):
+                repository.verify("monday")
+            assert [(info.name, info.index) for info in repository.snapshots()] == [("monday", "")]
+            assert "monday" in str(repository.snapshots()[0].problem)
+
+
+def test_one_damaged_record_does_not_hide_the_others(tmp_path: Path) -> None:
+    url = tmp_path / "repository"
+    repository = Repository(url)
+    with filled(tmp_path / "books") as index:
+        for name in ("monday", "tuesday", "wednesday"):
+            repository.snapshot(index, name)
+            index.put("more", {"text": name, "n": 1})
+    blobs = {path.name for path in (url / "blobs").iterdir()}
+    (url / "snapshots" / "monday.json").write_bytes(b"nothing that could be read")
+    assert [(info.name, info.problem is None) for info in repository.snapshots()] == [
+        ("monday", False), ("tuesday", True), ("wednesday", True)]
+    assert repository.expire(expire_after=0, min_count=1, dry_run=True) == ["tuesday"], "it is not counted"
+    for call in (repository.collect_garbage, lambda: repository.delete("tuesday")):
+        with pytest.raises(CorruptIndexError, match="delete the snapshot monday"):
+            call()
+    assert {path.name for path in (url / "blobs").iterdir()} == blobs, "nobody knows which of them monday has"
     repository.delete("monday")
+    assert repository.verify("wednesday").ok
+    assert {path.name for path in (url / "blobs").iterdir()} < blobs
+    repository.delete("wednesday")
     assert repository.snapshots() == [] == list((url / "blobs").iterdir())
+
+
+def test_a_damaged_blob_is_replaced_by_a_snapshot_that_looks(tmp_path: Path) -> None:
+    url = tmp_path / "repository"
+    with filled(tmp_path / "books") as index:
+        Repository(url, chunk_size="64kb").snapshot(index, "monday")
+        for number, blob in enumerate(sorted((url / "blobs").iterdir())):
+            raw = blob.read_bytes()
+            if number:
+                blob.write_bytes(raw[:20] + bytes([raw[20] ^ 1]) + raw[21:])
+            else:
+                blob.unlink()
+        assert len(Repository(url).verify("monday").problems) == number + 1
+        assert Repository(url).snapshot(index, "tuesday").uploaded == 1, "that which is missing"
+        assert len(Repository(url).verify("monday").problems) == number
+        assert Repository(url).snapshot(index, "wednesday", verify=True).uploaded == number
+    assert all(Repository(url).verify(name).ok for name in ("monday", "tuesday", "wednesday"))
+
+
+def test_what_a_kill_left_goes_a_week_later(tmp_path: Path) -> None:
+    url = tmp_path / "repository"
+    repository = Repository(url)
+    with filled(tmp_path / "books") as index:
+        repository.snapshot(index, "monday")
+    left = url / "blobs" / f"{'0' * 64}-{'1' * 32}.tmp"
+    left.write_bytes(b"half")
+    probe = url / "probes" / f"{int(time.time() - 8 * 86_400)}-{'1' * 32}"
+    probe.parent.mkdir(exist_ok=True)
+    probe.write_bytes(b"1")
+    repository.collect_garbage()
+    assert (left.exists(), probe.exists()) == (True, False), "who writes it may be alive"
+    os.utime(left, (time.time() - 8 * 86_400,) * 2)
+    repository.collect_garbage()
+    assert not left.exists()
+    assert repository.verify("monday").ok
+
+
+def test_blobs_in_pieces(place: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    """No object is larger than asked for; snapshots with other sizes share what there is, and nothing is left over."""
+    url, options = place
+    whole = Repository(url, storage_options=options)
+    cut = Repository(url, storage_options=options, chunk_size="64kb", compress=False)
+    with qc.create(tmp_path / "books", MAPPING, settings=MANUAL) as index:
+        index.bulk(noise(3000), id="id")
+        info = cut.snapshot(index, "cut")
+        expected = contents(index)
+        sizes = [whole._store.size(key) for key in objects(whole._store)]
+        assert max(sizes) == 64 << 10
+        assert len(sizes) > info.blobs
+        assert cut.snapshot(index, "again").uploaded == 0
+        assert whole.snapshot(index, "whole").uploaded == 1
+        assert cut.snapshot(index, "both").uploaded == 0
+    ordered = {"query": {"match": {"text": "all"}}, "sort": [{"n": "desc"}], "size": 20}
+    for name in ("cut", "whole", "both"):
+        assert whole.verify(name).ok
+        with qc.open(f"{url}#{name}", read_only=True, storage_options=options) as there:
+            assert contents(there) == expected
+            assert [hit.source["n"] for hit in there.search(ordered)] == list(range(2999, 2979, -1))
+        with qc.restore(f"{url}#{name}", tmp_path / name, storage_options=options) as restored:
+            assert contents(restored) == expected
+    whole.delete("cut", "again", "both")
+    assert len(objects(whole._store)) == 1
+    assert whole.verify("whole").ok
+    whole.delete("whole")
+    assert whole._store.list() == []
+
+
+def test_a_piece_that_is_missing_or_damaged_is_noticed(tmp_path: Path) -> None:
+    url = tmp_path / "repository"
+    repository = Repository(url, chunk_size=64 << 10)
+    with qc.create(tmp_path / "books", MAPPING, settings=MANUAL) as index:
+        index.bulk(noise(3000), id="id")
+        repository.snapshot(index, "cut")
+        pieces = sorted((url / "blobs").iterdir())
+        raw = pieces[1].read_bytes()
+        for damaged in (None, raw[:-1], raw[:-1] + bytes([raw[-1] ^ 1])):
+            pieces[1].unlink() if damaged is None else pieces[1].write_bytes(damaged)
+            assert len(repository.verify("cut").problems) == 1
+            with pytest.raises(CorruptIndexError):
+                qc.restore(f"{url}#cut", tmp_path / "restored")
+            assert not any(path.is_file() for path in (tmp_path / "restored").rglob("*"))
+        repository.snapshot(index, "mended", verify=True)
+    assert repository.verify("cut").ok
+
+
+def test_what_describes_a_snapshot_is_compressed(tmp_path: Path) -> None:
+    records = []
+    with filled(tmp_path / "books") as index:
+        for name, compress in (("plain", False), ("small", True)):
+            Repository(tmp_path / "repository", compress=compress).snapshot(index, name)
+            records.append((tmp_path / "repository" / "snapshots" / f"{name}.json").read_bytes())
+    assert b'"manifest"' in records[0]
+    assert b'"manifest"' not in records[1]
+    assert len(records[1]) < len(records[0])
+    assert all(Repository(tmp_path / "repository").verify(name).ok for name in ("plain", "small"))
+
+
+@pytest.mark.parametrize("tier", ["warm", "cold"])
+def test_an_index_is_restored_into_a_tier(tmp_path: Path, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiers = qc.Tiers(warm=str(tmp_path / "warm"), cold=f"file://{tmp_path}/cold")
+    with filled(tmp_path / "books", 2000) as index:
+        index.snapshot(tmp_path / "repository", name="monday")
+        expected = contents(index)
+    segments = sum(path.stat().st_size for path in (tmp_path / "repository" / "blobs").iterdir())
+    with qc.restore(f"{tmp_path}/repository#monday", tmp_path / "restored", tier=tier, tiers=tiers) as restored:
+        assert {info.tier for info in restored.segments()} == {tier}
+        assert contents(restored) == expected
+        there = sum(path.stat().st_size for path in (tmp_path / tier).rglob("*") if path.is_file())
+        assert segments - 1000 < there <= segments
+        restored.put("5", {"text": "all", "n": 1})
+        assert restored.delete("6").result == "deleted"
+        assert restored.check().ok
+    with qc.open(tmp_path / "restored") as again:
+        assert again.get("5").source["n"] == 1  # type: ignore[union-attr]
+        again.move(to="hot")
+        assert again.count() == 2009 - 1
+    for bad in ({"tier": "cold"}, {"tier": "icy", "tiers": tiers}, {"tier": None}):
+        with pytest.raises(SettingsError, match="no place"):
+            qc.restore(f"{tmp_path}/repository#monday", tmp_path / "other", **bad)
+    assert not (tmp_path / "other").exists()
+
+
+AWAY = """
+import sys
+import quidditch_core as qc
+tiers = qc.Tiers(warm=sys.argv[3] + "/warm", cold="file://" + sys.argv[3] + "/cold")
+print("go", flush=True)
+qc.Repository(sys.argv[1]).restore("monday", sys.argv[2], tier=sys.argv[4], tiers=tiers)
+"""
+
+
+def test_a_killed_restore_is_begun_anew(
+    tmp_path: Path, python_env: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url, rng, broken_off = str(tmp_path / "repository"), Random(2), 0
+    with qc.create(tmp_path / "books", MAPPING, settings=MANUAL) as index:
+        for part in range(8):
+            index.bulk([{"id": f"{part}-{n}", "text": f"all {Random(n).randbytes(9).hex()}", "n": n}
+                        for n in range(500)], id="id")
+            index.flush()
+        expected = index.count()
+        index.snapshot(url, name="monday")
+    for turn, tier in enumerate(("cold", "warm", "hot", "cold")):
+        place = tmp_path / f"restored-{turn}"
+        child = subprocess.Popen([sys.executable, "-c", AWAY, url, str(place), str(tmp_path), tier], env=python_env,
+                                 stdout=subprocess.PIPE)
+        with child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            until = time.monotonic() + 10
+            while not place.exists() and time.monotonic() < until:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
+            child.send_signal(signal.SIGKILL)
+        tiers = qc.Tiers(warm=str(tmp_path / "warm"), cold=f"file://{tmp_path}/cold")
+        if any(place.glob("manifest-*[0-9]")):
+            restored = qc.open(place, tiers=tiers)
+        else:
+            broken_off += 1
+            restored = qc.restore(f"{url}#monday", place, tier=tier, tiers=tiers)
+        with restored:
+            assert restored.count() == expected
+            uuid = restored._writer.manifest.index_uuid  # type: ignore[union-attr]
+        for other in ("warm", "cold"):
+            files = {path.parent.name for path in (tmp_path / other).rglob("*") if path.is_file()}
+            assert files <= {uuid}, "of the dead one nothing is left"
+            for path in sorted((tmp_path / other).rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+    assert broken_off
+
+
+def test_snapshots_of_one_second_have_different_names(tmp_path: Path) -> None:
+    with filled(tmp_path / "books") as index:
+        names = [index.snapshot(tmp_path / "repository").name for _ in range(5)]
+    assert len(set(names)) == 5
+    assert names == [info.name for info in Repository(tmp_path / "repository").snapshots()]
+
+
+def test_opensearchs_bodies(tmp_path: Path) -> None:
+    from quidditch_core.index import snapshot_body
+
+    assert snapshot_body.repository({"type": "s3", "settings": {
+        "bucket": "backups", "region": "us-east-1", "base_path": "snapshots", "compress": True, "chunk_size": "100mb",
+    }}, {"key": "k"}) == {
+        "url": "s3://backups", "base_path": "snapshots", "chunk_size": "100mb", "compress": True, "readonly": False,
+        "storage_options": {"key": "k", "client_kwargs": {"region_name": "us-east-1"}}}
+    body = {"type": "fs", "settings": {"location": str(tmp_path / "repository"), "compress": "false"}}
+    repository = Repository.from_dict(body)
+    with filled(tmp_path / "books") as index:
+        for number, asked in enumerate((
+            {"indices": "*", "ignore_unavailable": True, "include_global_state": False},
+            {"indices": ["boo*", "-films"]}, {"indices": "films,books", "ignore_unavailable": True},
+            {"indices": "_all", "partial": False}, {},
+        )):
+            repository.snapshot(index, f"s{number}", body=asked)
+        for asked, error in (
+            ({"indices": "films,books"}, NotFoundError), ({"indices": "films*"}, NotFoundError),
+            ({"indices": "*,-books"}, NotFoundError), ({"indices": 7}, SettingsError),
+            ({"indexes": "*"}, SettingsError), ({"include_global_state": True}, UnsupportedError),
+            ({"partial": True}, UnsupportedError),
+            ({"metadata": {"by": "me"}}, UnsupportedError), ({"ignore_unavailable": "perhaps"}, SettingsError),
+            ([], SettingsError),
+        ):
+            with pytest.raises(error):
+                index.snapshot(tmp_path / "repository", name="bad", body=asked)
+    for asked, error in (
+        ({"rename_pattern": "(.+)"}, UnsupportedError), ({"index_settings": {}}, UnsupportedError),
+        ({"storage_type": "remote_snapshot"}, UnsupportedError), ({"indices": "films"}, NotFoundError),
+    ):
+        with pytest.raises(error):
+            qc.restore(f"{tmp_path}/repository#s0", tmp_path / "restored", body=asked)
+    with qc.restore(f"{tmp_path}/repository#s0", tmp_path / "restored", body={"indices": "books"}) as restored:
+        assert restored.count() == 40 - 1
+    for settings, error in (
+        ({"bucket": "b", "secret_key": s3.SECRET}, SettingsError), ({"bucket": ""}, SettingsError), ({}, SettingsError),
+        ({"bucket": "b", "max_restore_bytes_per_sec": "1mb"}, UnsupportedError),
+        ({"bucket": "b", "base_paht": "x"}, SettingsError), ({"bucket": "b", "chunk_size": "1kb"}, SettingsError),
+    ):
+        with pytest.raises(error) as caught:
+            Repository.from_dict({"type": "s3", "settings": settings})
+        assert s3.SECRET not in str(caught.value)
+    with pytest.raises(UnsupportedError, match="one of s3, fs"):
+        Repository.from_dict({"type": "hdfs", "settings": {}})
+
+
+def test_a_readonly_repository(tmp_path: Path) -> None:
+    with filled(tmp_path / "books") as index:
+        index.snapshot(tmp_path / "repository", name="monday")
+        repository = Repository(tmp_path / "repository", readonly=True)
+        for call in (lambda: repository.snapshot(index), lambda: repository.delete("monday"), repository.expire,
+                     repository.collect_garbage):
+            with pytest.raises(ReadOnlyError):
+                call()
+    assert repository.verify("monday").ok
+    repository.restore("monday", tmp_path / "restored")
 
 
 def test_damage_at_home_does_not_get_into_a_snapshot(tmp_path: Path) -> None:
@@ -447,6 +722,14 @@ def test_bad_input(tmp_path: Path) -> None:
                 index.snapshot(tmp_path / "repository", name=name)
         info = index.snapshot(tmp_path / "repository")
         assert info.name[:2] == "20"
+    for place in ("", " ", 7, None):
+        with pytest.raises(InvalidNameError):
+            Repository(place)  # type: ignore[arg-type]
+    with pytest.raises(InvalidNameError):
+        Repository(tmp_path / "repository", base_path="../books")
+    for size in (0, 1, "1kb", "much", True, 1.5):
+        with pytest.raises(SettingsError):
+            Repository(tmp_path / "repository", chunk_size=size)  # type: ignore[arg-type]
     repository = Repository(tmp_path / "repository")
     for call in (repository.verify, repository.delete, repository.manifest):
         with pytest.raises(NotFoundError, match="no such snapshot"):

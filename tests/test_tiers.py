@@ -26,6 +26,7 @@ from quidditch_core.errors import (
     OutageError,
     QueryError,
     SettingsError,
+    StorageError,
     StoreError,
 )
 from quidditch_core.files import OsFile, OsFiles
@@ -34,7 +35,7 @@ from quidditch_core.index import manifest as manifests
 from quidditch_core.tiering import Span, cache, remote, store
 from quidditch_core.tiering.policy import Move, Placed, moves
 from quidditch_core.tiering.testing import CountingStore
-from tests.s3 import BUCKET, SECRET, options, proxied
+from tests.s3 import BUCKET, SECRET, environment, options, proxied
 
 MAPPING = {"properties": {
     "body": {"type": "text"}, "tag": {"type": "keyword"}, "year": {"type": "integer"}, "price": {"type": "double"},
@@ -116,8 +117,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
                 raise OutageError(f"cannot {name}: as the script says", path=self.url)
 
         def read(self, spans: Any) -> list[bytes]:
-            if any(self.down("read", span.key) for span in spans):
-                raise OutageError("cannot read: as the script says", path=self.url)
+            if lost := {span.key for span in spans if self.down("read", span.key)}:
+                error = OutageError("cannot read: as the script says", path=self.url)
+                error.keys = tuple(lost)
+                raise error
             return super().read(spans)
 
     real = store.FsspecStore
@@ -254,9 +257,9 @@ def test_an_outage_is_an_error_or_named(index: Any, counted: list[Any], tmp_path
             index.search(body)
         assert caught.value.blobs
         part = index.search(body, allow_partial_search_results=True)
-        assert [name for name, _ in part.unreached] == names(index)[:2], "both were asked for in one round"
+        assert [name for name, _ in part.unreached] == [lost], "the other one answered in the same round"
         assert part.to_dict()["_shards"]["failures"][0]["segment"] == lost
-        assert {hit.id.split("-")[0] for hit in part} == {"2"}
+        assert {hit.id.split("-")[0] for hit in part} == {"1", "2"}
         assert index.search(body, tiers=["hot"]).unreached == []
         for aggregated in BODIES[-1], BODIES[4]:
             assert index.search({**aggregated, "allow_partial_search_results": True}).unreached
@@ -264,6 +267,34 @@ def test_an_outage_is_an_error_or_named(index: Any, counted: list[Any], tmp_path
         whole = index.search(body)
         assert (whole.unreached, len(whole)) == ([], whole.total.value)
         assert "failures" not in whole.to_dict()["_shards"]
+
+
+def test_one_object_that_fails_costs_no_other(index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store itself names what failed."""
+    monkeypatch.setattr(store, "PAUSE", 0.0)
+    index.move(to="cold")
+    lost = names(index)[1]
+    with emptied(index, tmp_path) as index:
+        fs = index._writer.places.tier("cold").store.inner._filesystem()
+        real = fs.cat_file
+
+        def failing(path: str, *args: Any, **more: Any) -> bytes:
+            if lost in path:
+                raise OSError("as the script says")
+            return bytes(real(path, *args, **more))
+
+        monkeypatch.setattr(fs, "cat_file", failing)
+        part = index.search({"query": {"match": {"body": "whale"}}, "size": 2000, "allow_partial_search_results": True})
+        assert [name for name, _ in part.unreached] == [lost]
+        assert {hit.id.split("-")[0] for hit in part} == {"0", "2"}
+
+
+@pytest.mark.parametrize("wrong", ["s3://nowhere/x", "nosuchprotocol://x", "file:///proc/nothing/can/be/here"])
+def test_a_wrong_cold_tier_shows_when_an_index_is_created(tmp_path: Path, s3_server: str, wrong: str) -> None:
+    given = options(s3_server) if wrong.startswith("s3") else {}
+    with pytest.raises((SettingsError, StorageError)):
+        qc.create(tmp_path / "index", MAPPING, tiers=qc.Tiers(cold=wrong, storage_options=given))
+    assert not (tmp_path / "index").exists()
 
 
 def test_an_index_opens_and_is_written_during_an_outage(
@@ -592,15 +623,25 @@ for turn in range(1000):
 """
 
 
-def test_a_process_that_is_killed_in_a_move(tmp_path: Path, python_env: dict[str, str]) -> None:
-    place = qc.Tiers(warm=str(tmp_path / "warm"), cold=f"file://{tmp_path}/cold")
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_a_process_that_is_killed_in_a_move(
+    tmp_path: Path, python_env: dict[str, str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    cold = f"file://{tmp_path}/cold"
+    if kind == "s3":
+        cold = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+        for name, value in environment(request.getfixturevalue("s3_server")).items():
+            monkeypatch.setenv(name, value)
+    place = qc.Tiers(warm=str(tmp_path / "warm"), cold=cold)
     with filled(qc.create(tmp_path / "index", MAPPING, tiers=place)) as index:
         expected = answers(index)
     for turn in range(5):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, index.path], stdout=subprocess.PIPE, env=python_env)
+        child = subprocess.Popen([sys.executable, "-c", CHILD, index.path], stdout=subprocess.PIPE,
+                                 env={**python_env, **os.environ})
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        time.sleep(0.02 + 0.06 * turn)
+        time.sleep(0.02 + (0.06 if kind == "directory" else 0.3) * turn)
         child.kill()
         child.wait()
         child.stdout.close()
@@ -608,7 +649,11 @@ def test_a_process_that_is_killed_in_a_move(tmp_path: Path, python_env: dict[str
         with qc.open(index.path) as again:
             again._maintenance.sweep()
             assert answers(again) == expected
-            tidy(again, tmp_path)
+            if kind == "directory":
+                tidy(again, tmp_path)
+            else:
+                mine = {name for tier, name in again._writer.manifest.blobs() if tier == "cold"}
+                assert set(again._writer.places.tier("cold").list()) == mine
 
 
 @pytest.mark.parametrize("fault", [(500, "InternalError"), (503, "SlowDown"), (403, "AccessDenied"), "cut"])

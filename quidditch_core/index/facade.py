@@ -83,15 +83,19 @@ def create(
 
     ``mapping``: a Mapping or OpenSearch's dict; without one, fields appear as documents bring them.
     ``settings``: Settings or OpenSearch's dict. ``tiers``: where segments may live besides
-    ``path``, and when they move there.
+    ``path``, and when they move there; the cold one is tried out.
 
-    Raises IndexExistsError, LockError, MappingError, SettingsError, InvalidNameError, StorageError.
+    Raises IndexExistsError, LockError, MappingError, SettingsError, InvalidNameError, StorageError, StoreError.
     """
     directory = _directory(path)
     made = mapping if isinstance(mapping, Mapping) else Mapping.from_dict(_dict(mapping, MappingError, "mapping"))
     chosen = settings if isinstance(settings, Settings) else Settings.from_dict(
         _dict(settings, SettingsError, "settings"))
     _check_tiers(tiers)
+    if tiers is not None and tiers.cold is not None:
+        from ..tiering.store import FsspecStore
+
+        FsspecStore(tiers.cold, tiers.storage_options).reach()
     return _create(OS_FILES, directory, made, chosen, tiers=tiers)
 
 
@@ -165,23 +169,30 @@ def open(
 
 def restore(
     url: str | os.PathLike[str], path: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None,
-    base_path: str = "",
+    base_path: str = "", tier: str = HOT, tiers: Tiers | None = None, body: dict[str, Any] | None = None,
 ) -> Index:
     """Make an index at the directory ``path`` of a snapshot, ``URL#name``, or of what is published at a URL, and open
     it for writing.
 
-    Raises NotFoundError, IndexExistsError, CorruptIndexError (then nothing is left at ``path``), StorageError.
+    ``tier``: where its segments go, of ``tiers``, which the new index keeps; with "cold" they go from store to store.
+    ``body``: OpenSearch's, of which what one index cannot do is refused.
+
+    Raises NotFoundError, IndexExistsError, CorruptIndexError (then nothing is left at ``path``), SettingsError,
+    UnsupportedError, StorageError.
     """
     from ..tiering.store import FsspecStore
     from .publish import restore_published
     from .snapshot import Repository, place
 
     directory = _directory(path)
-    if "#" not in _text(url) and restore_published(FsspecStore(_text(url), storage_options), directory):
-        return open(directory)
+    _check_tiers(tiers)
+    if "#" not in _text(url) and body is None and restore_published(
+            FsspecStore(_text(url), storage_options), directory, tier=tier, tiers=tiers):
+        return open(directory, tiers=tiers)
     where, name = place(url)
-    Repository(where, storage_options=storage_options, base_path=base_path).restore(name, directory)
-    return open(directory)
+    Repository(where, storage_options=storage_options, base_path=base_path).restore(
+        name, directory, tier=tier, tiers=tiers, body=body)
+    return open(directory, tiers=tiers)
 
 
 def _open(
@@ -684,16 +695,17 @@ class Index:
 
     def snapshot(
         self, url: str | os.PathLike[str], *, name: str | None = None,
-        storage_options: dict[str, Any] | None = None, base_path: str = "",
+        storage_options: dict[str, Any] | None = None, base_path: str = "", body: dict[str, Any] | None = None,
     ) -> SnapshotInfo:
         """Flush, and keep what there is in the repository at ``url``; what it has already is not copied again.
 
-        Without ``name`` it is the moment (UTC). Writing and searching go on. `Repository` lists, verifies and deletes
-        snapshots; `restore` makes an index of one. Raises ConflictError if the name is taken, StorageError.
+        Without ``name`` it is the moment (UTC). ``body``: OpenSearch's, of which what one index cannot do is refused.
+        Writing and searching go on. `Repository` lists, verifies and deletes snapshots, and has more ways to make them;
+        `restore` makes an index of one. Raises ConflictError if the name is taken, UnsupportedError, StorageError.
         """
         from .snapshot import Repository
 
-        return Repository(url, storage_options=storage_options, base_path=base_path).snapshot(self, name)
+        return Repository(url, storage_options=storage_options, base_path=base_path).snapshot(self, name, body=body)
 
     def publish(
         self, url: str | os.PathLike[str], storage_options: dict[str, Any] | None = None, *, take_over: bool = False,

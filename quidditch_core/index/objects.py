@@ -1,29 +1,24 @@
-"""The blobs of a commit as objects of a store, for snapshots and published manifests: sent, searched, restored."""
+"""The blobs of a commit as objects of a store, for snapshots and published manifests: sent, searched, read."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from ..errors import CorruptIndexError, FormatError, IndexExistsError
-from ..files import OS_FILES, Bytes, Files, ensure_directory
-from ..tiering import HOT, Span, Store
-from ..tiering.local import LocalTier
-from .manifest import SEGMENTS_DIRECTORY, LiveEntry, Manifest, SegmentEntry, commit, contradiction
+from ..errors import CorruptIndexError, FormatError
+from ..files import OS_FILES, Bytes
+from ..tiering import HOT, Span, SpanReader, Store
+from .manifest import MAX_BYTES, LiveEntry, Manifest, SegmentEntry, contradiction
 from .places import COLD, Places
 
 FORMAT: Final = 0
 PIECE: Final = 8 << 20
 """Bytes of a blob that are held at a time."""
-ANCESTORS: Final = 64
-"""How many of the indexes that it was restored from an index knows."""
 
 Blob = LiveEntry | SegmentEntry
 
@@ -51,8 +46,10 @@ def _in_tier(manifest: Manifest, tier: str) -> Manifest:
         msgspec.structs.replace(segment, tier=tier, keys=None) for segment in manifest.segments))
 
 
-def places_at(store: Store, manifest: Manifest, key_of: Callable[[Blob], str]) -> Places:
-    """Where the blobs of a manifest are, for those who search them there."""
+def places_at(
+    store: Store, manifest: Manifest, key_of: Callable[[Blob], str], reader: SpanReader | None = None,
+) -> Places:
+    """Where the blobs of a manifest are, for those who search them there; ``reader`` reads them, if not the store."""
     from ..config import Tiers
     from ..tiering.cache import shared
     from ..tiering.remote import RemoteTier
@@ -63,7 +60,9 @@ def places_at(store: Store, manifest: Manifest, key_of: Callable[[Blob], str]) -
         def key(self, name: str) -> str:
             return keys[name]
 
-    return Places(OS_FILES, "", manifest.index_uuid, Tiers(), Blobs(store, "blobs", HOT, shared()))
+    there = Blobs(store, "blobs", HOT, shared())
+    there.reader = reader or store
+    return Places(OS_FILES, "", manifest.index_uuid, Tiers(), there)
 
 
 def sent(places: Places, blob: Blob, where: str) -> Iterator[Bytes]:
@@ -79,12 +78,6 @@ def _pieces(places: Places, blob: Blob) -> Iterator[bytes]:
             yield opened.pread(offset, min(PIECE, blob.size - offset))
     finally:
         opened.close()
-
-
-def received(store: Store, key: str, blob: Blob) -> Iterator[Bytes]:
-    """The bytes of the object ``key``, which is the blob."""
-    return verified((piece for offset in range(0, blob.size, PIECE)
-                     for piece in store.read([Span(key, offset, min(PIECE, blob.size - offset))])), blob, store.url)
 
 
 def verified(pieces: Iterator[bytes], blob: Blob, where: str) -> Iterator[Bytes]:
@@ -104,53 +97,49 @@ def verified(pieces: Iterator[bytes], blob: Blob, where: str) -> Iterator[Bytes]
         yield held
 
 
-def restore(files: Files, store: Store, manifest: Manifest, key_of: Callable[[Blob], str], directory: str) -> None:
-    """Make an index of a commit in a store: sizes are checked before, and bytes while they come.
+class Objects:
+    """Blobs in a store, each of them a whole object, whose key ``key_of`` says."""
 
-    Raises IndexExistsError, CorruptIndexError (nothing stays behind), StorageError.
-    """
-    segments = os.path.join(directory, SEGMENTS_DIRECTORY)
-    there = {*files.listdir(directory)} if files.exists(directory) else set()
-    if there - {SEGMENTS_DIRECTORY} or (there and files.listdir(segments)):
-        raise IndexExistsError("the directory is not empty", path=directory, fix="choose another path")
-    blobs = list(blobs_of(manifest))
-    for blob in blobs:
-        check_size(store, key_of(blob), blob)
-    ensure_directory(files, directory)
-    tier = LocalTier(files, segments)
-    written: list[str] = []
-    try:
-        for blob in blobs:
-            tier.write(blob.name, received(store, key_of(blob), blob))
-            written.append(blob.name)
-        tier.sync()
-    except BaseException:
-        for gone in written:
-            tier.delete(gone)
-        raise
-    commit(files, directory, msgspec.structs.replace(
-        manifest, index_uuid=uuid.uuid4().hex, primary_term=manifest.primary_term + 1, log_generation=1,
-        ancestors=(*manifest.ancestors, manifest.index_uuid)[-ANCESTORS:]))
+    def __init__(self, store: Store, key_of: Callable[[Blob], str]) -> None:
+        self.url = store.url
+        self._store, self._key_of = store, key_of
+
+    def problem(self, blob: Blob) -> CorruptIndexError | None:
+        """An error that says what is missing of a blob; by what the store says of sizes."""
+        return missing(self._store, self._key_of(blob), blob.size)
+
+    def pieces(self, blob: Blob) -> Iterator[bytes]:
+        """The bytes of a blob, in order."""
+        key = self._key_of(blob)
+        for offset in range(0, blob.size, PIECE):
+            yield from self._store.read([Span(key, offset, min(PIECE, blob.size - offset))])
 
 
-def check_size(store: Store, key: str, blob: Blob) -> None:
-    size = store.size(key)
-    if size != blob.size:
-        raise CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=key,
-                                found="nothing" if size is None else f"{size} bytes",
-                                expected=f"{blob.size} bytes", fix="restore another snapshot")
+def missing(store: Store, key: str, size: int) -> CorruptIndexError | None:
+    """An error if an object is not there, or not as long as it must be."""
+    found = store.size(key)
+    if found == size:
+        return None
+    return CorruptIndexError("a blob of the snapshot is missing or has a wrong length", path=key,
+                             found="nothing" if found is None else f"{found} bytes", expected=f"{size} bytes",
+                             fix="restore another snapshot")
 
 
-# An object of ours: a header as a manifest has it, then JSON
+# An object of ours: a header as a manifest has it, then JSON, which may be compressed
 
 _HEADER = re.compile(rb"(quidditch-([a-z]+) (\d+) (\d{12}) )([0-9a-f]{8})\n")
 HEADER: Final = 64
 """Bytes at the start of such an object, its checksum among them."""
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _NOUNS: Final[Mapping[str, str]] = {"snapshot": "snapshot", "published": "published manifest"}
 
 
-def framed(kind: str, record: msgspec.Struct) -> bytes:
+def framed(kind: str, record: msgspec.Struct, *, compress: bool = False) -> bytes:
     payload = msgspec.json.encode(record)
+    if compress:
+        import zstandard
+
+        payload = zstandard.ZstdCompressor(level=9).compress(payload)
     start = b"quidditch-%b %d %012d " % (kind.encode(), FORMAT, len(payload))
     return b"%b%08x\n%b" % (start, zlib.crc32(payload, zlib.crc32(start)), payload)
 
@@ -169,11 +158,26 @@ def unframed(data: bytes, kind: str, type: Any, path: str, fix: str) -> Any:
     if int(header[3]) > FORMAT:
         raise FormatError(f"{_NOUNS[kind]} of a newer format", path=path, found=int(header[3]),
                           expected=f"at most {FORMAT}", fix="install a newer version of quidditch-core")
-    record = decoded(payload, type, path, fix)
+    record = decoded(_plain(payload, path, fix), type, path, fix)
     problem = contradiction(record.manifest)
     if problem is not None:
         raise CorruptIndexError(f"the {_NOUNS[kind]} contradicts itself", path=path, found=problem, fix=fix)
     return record
+
+
+def _plain(payload: bytes, path: str, fix: str) -> bytes:
+    """The JSON; how long it will be is looked at before it is decompressed."""
+    if not payload.startswith(_ZSTD):
+        return payload
+    import zstandard
+
+    try:
+        if zstandard.get_frame_parameters(payload).content_size <= MAX_BYTES:
+            return zstandard.ZstdDecompressor().decompress(payload)
+    except zstandard.ZstdError:
+        pass
+    raise CorruptIndexError("an object is damaged", path=path, found=payload[:80],
+                            expected=f"JSON of at most {MAX_BYTES} bytes, compressed", fix=fix)
 
 
 def decoded(data: bytes, type: Any, path: str, fix: str) -> Any:

@@ -32,7 +32,7 @@ class Places:
         self.tiers = tiers
         self.remote = remote
         self._files = files
-        self._uuid = index_uuid
+        self.index_uuid = index_uuid
         self.hot: Tier = remote or LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
         self._made: dict[str, Tier] = {HOT: self.hot} if remote is None else {HOT: remote, COLD: remote}
 
@@ -63,7 +63,7 @@ class Places:
     def _warm(self) -> Tier:
         assert self.tiers.warm is not None
         directory = self.tiers.warm.removeprefix("file://")
-        return LocalTier(self._files, os.path.join(directory, self._uuid), WARM)
+        return LocalTier(self._files, os.path.join(directory, self.index_uuid), WARM)
 
     def _cold(self) -> Tier:
         from ..tiering.cache import shared
@@ -72,7 +72,7 @@ class Places:
 
         assert self.tiers.cold is not None
         MEMORY.limit = self.tiers.memory
-        return RemoteTier(FsspecStore(self.tiers.cold, self.tiers.storage_options), self._uuid, COLD,
+        return RemoteTier(FsspecStore(self.tiers.cold, self.tiers.storage_options), self.index_uuid, COLD,
                           shared(budget=self.tiers.cache))
 
 

@@ -50,13 +50,15 @@ from ..errors import (
     StoreError,
 )
 from ..files import OS_FILES
-from ..tiering import Span, Store
+from ..tiering import HOT, Span, Store
 from .lock import Holder
 from .manifest import Manifest
-from .objects import HEADER, Blob, blobs_of, framed, places_at, portable, restore, searched, sent, unframed
+from .objects import HEADER, Blob, Objects, blobs_of, framed, places_at, portable, searched, sent, unframed
 from .places import Places
+from .restore import restore
 
 if TYPE_CHECKING:
+    from ..config import Tiers
     from .facade import Index
 
 RETENTION: Final = 3600.0
@@ -455,13 +457,14 @@ class _Expiring:
                 fix="call refresh(), more often than the retention of publish(); of a reader make a new one") from None
 
 
-def restore_published(store: Store, directory: str) -> bool:
-    """Make an index of what is published in a store; False if nothing is. Errors: those of `objects.restore`."""
+def restore_published(store: Store, directory: str, *, tier: str = HOT, tiers: Tiers | None = None) -> bool:
+    """Make an index of what is published in a store; False if nothing is. Errors: those of `restore.restore`."""
     edition = Editions(store).newest()
     if edition is None:
         return False
     objects = edition.objects()
-    restore(OS_FILES, store, edition.manifest, lambda blob: f"blobs/{objects[blob.sha256]}", directory)
+    there = Objects(store, lambda blob: f"blobs/{objects[blob.sha256]}")
+    restore(OS_FILES, there, edition.manifest, directory, tier=tier, tiers=tiers)
     return True
 
 
