@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import quidditch_core as qc
-from quidditch_core.errors import IndexExistsError, IndexNotFoundError, InvalidNameError, LockError
+from quidditch_core.errors import IndexExistsError, IndexNotFoundError, InvalidNameError, LockError, OutageError
 from quidditch_core.index.check import check
 from quidditch_core.index.mend import one_byte
 from quidditch_core.index.repair import repair
@@ -446,3 +446,73 @@ def test_one_byte_is_found_from_a_checksum() -> None:
         data[at] ^= value
         assert (at, value) in set(one_byte(size, before ^ zlib.crc32(data)))
     assert list(one_byte(50, 0)) == []
+
+
+# --- tiers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index with a segment in each tier, deleted documents in each, and more in its log."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiers = qc.Tiers(warm=str(tmp_path / "warm"), cold=f"file://{tmp_path}/cold")
+    index = qc.create(tmp_path / "books", {"properties": {"n": {"type": "integer"}}}, tiers=tiers,
+                      settings={"index.refresh_interval": -1})
+    for tier in ("cold", "warm", "hot"):
+        index.bulk([{"id": f"{tier}-{n}", "n": n} for n in range(40)], id="id")
+        index.flush()
+        index.move(to=tier, segments=[index.segments()[-1].name])
+    for tier in ("cold", "warm", "hot"):
+        index.delete(f"{tier}-7")
+    index.flush()
+    index.put("cold-8", {"n": 800})
+    copy = Path(shutil.copytree(tmp_path / "books", tmp_path / "copy"))
+    index.close()
+    return copy
+
+
+def test_segments_of_all_tiers_are_repaired(tiered: Path, to: Path) -> None:
+    good = {id: {"id": id, "n": n} for tier in ("hot", "warm", "cold") for n in range(40) if n != 7
+            for id in [f"{tier}-{n}"]}
+    good["cold-8"] = {"n": 800}
+    report = repair(tiered, to)
+    assert (report.salvaged, report.lost, report.unknown) == (len(good), [], [])
+    assert read(to) == good
+    with qc.open(to) as repaired:
+        assert {info.tier for info in repaired.segments()} == {"hot"}
+
+
+@pytest.mark.parametrize("tier", ["warm", "cold"])
+def test_damage_in_another_tier(tiered: Path, to: Path, tmp_path: Path, tier: str) -> None:
+    """One wrong byte is put right; of a segment that is cut or gone what is lost is said."""
+    file = next(path for path in (tmp_path / tier).rglob("seg-*"))
+    raw = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(raw[:3000] + bytes([raw[3000] ^ 8]) + raw[3001:])
+    report = repair(tiered, to)
+    assert (report.salvaged, report.lost) == (117, [])
+    assert [file.name in one for one in report.mended] == [True]
+    shutil.rmtree(to)
+    file.unlink()
+    report = repair(tiered, to)
+    assert report.salvaged == 117 - 39 + (tier == "cold")
+    assert [(one.segment, one.count) for one in report.lost] == [(file.name, 39)]
+
+
+def test_a_store_that_does_not_answer_is_not_damage(
+    tiered: Path, to: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from quidditch_core.tiering import store
+
+    def down(self: Any, *_: Any) -> Any:
+        raise OutageError("as the script says")
+
+    for call in ("list", "size", "read"):
+        with monkeypatch.context() as patch:
+            patch.setattr(store.FsspecStore, call, down)
+            with pytest.raises(OutageError):
+                repair(tiered, to)
+            if call != "list":
+                with pytest.raises(OutageError):
+                    check(tiered)
+        assert not to.exists()

@@ -125,6 +125,8 @@ def examine(
     found = Examination(name)
     try:
         blob = tier.open(name)
+    except StoreError:
+        raise  # that a store cannot be reached says nothing of what it holds
     except QuidditchError as error:
         found.complain("", error.message, shown(error.found), error.expected)
         return found
@@ -189,7 +191,7 @@ class _Reading:
         try:
             return self.blob.pread(offset, size)
         except StoreError:
-            raise  # that a store cannot be reached says nothing of what it holds
+            raise
         except (StorageError, CorruptIndexError) as error:
             self.found.complain("", error.message, f"offset {offset}")
             return None
@@ -294,7 +296,7 @@ class _Reading:
             found.damaged.append((start, stop))
             candidates: list[Mend] = []
             if bad.size <= _LOCATED and page not in self.unreadable:
-                data = bytes(self.blob.view[start:stop])
+                data = self.memory[start:stop].tobytes()
                 candidates = mends(data, start, int(crcs[page]), int(self.expected[page]))
             self.explanations.append(candidates)
             if page in self.unreadable:
@@ -308,7 +310,7 @@ class _Reading:
     def _mend(self) -> None:
         """Put right what single bytes explain, if that makes the file what was written."""
         for chosen in itertools.islice(itertools.product(*self.explanations), _COMBINATIONS):
-            memory = np.array(np.frombuffer(self.blob.view, np.uint8)[: self.size])
+            memory = self.memory.copy()
             for one in chosen:
                 memory[one.offset] = one.right
             if self.entry is not None and hashlib.sha256(memory.data).hexdigest() != self.entry.sha256:

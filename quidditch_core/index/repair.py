@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import ANALYZERS, get_analyzer
-from ..config import Durability, Settings
+from ..config import Durability, Settings, Tiers
 from ..errors import (
     CorruptIndexError,
     IndexExistsError,
@@ -31,14 +31,15 @@ from ..errors import (
 from ..files import OS_FILES, Files
 from ..mapping import Mapping
 from ..result import Documents, RepairReport
-from ..tiering.local import LocalTier
+from ..tiering import HOT
 from ..translog.record import ChangeMapping, ChangeSettings, Delete
 from ..translog.record import Index as Put
 from . import facade, salvage
 from . import manifest as manifests
 from .check import Progress, check, located
 from .lock import LOCK_FILE, WriterLock
-from .manifest import SEGMENTS_DIRECTORY, TRANSLOG_DIRECTORY, Manifest, SegmentEntry
+from .manifest import TRANSLOG_DIRECTORY, Manifest, SegmentEntry
+from .places import Places, places_of
 from .salvage import DELETED, LIVE, UNKNOWN, Log, Source
 from .verify import is_object
 
@@ -51,21 +52,25 @@ PARTIAL = ".partial"
 
 def repair(
     path: str | os.PathLike[str], to: str | os.PathLike[str], *, mapping: Mapping | dict[str, Any] | None = None,
+    tiers: Tiers | None = None,
     confirm: Callable[[RepairReport], bool] = lambda report: True, progress: Progress | None = None,
 ) -> RepairReport:
     """Salvage the documents of the damaged index at ``path`` into a new index at ``to``, under their ids.
 
     ``path`` must not be open for writing, and is not changed. ``mapping`` replaces that of the index; without it and
-    without any readable manifest one is made up from the segments. ``confirm`` is asked with the report of what will
-    be done; if it says no, nothing is written. Documents get new versions and sequence numbers.
+    without any readable manifest one is made up from the segments. ``tiers``: where segments are besides, with the
+    options of the store, if not where the index says; all documents go to ``to``, into the hot tier. ``confirm`` is
+    asked with the report of what will be done; if it says no, nothing is written. Documents get new versions and
+    sequence numbers.
 
-    Raises IndexNotFoundError, IndexExistsError, LockError, StorageError.
+    Raises IndexNotFoundError, IndexExistsError, LockError, StorageError; StoreError where a store that has segments
+    cannot be reached, since nobody knows then what is lost.
     """
     started = time.perf_counter()
     directory, target = located(path), located(to)
     _check_target(directory, target)
     with _idle(OS_FILES, directory):
-        plan = _Plan(OS_FILES, directory, target, mapping, progress)
+        plan = _Plan(OS_FILES, directory, target, mapping, tiers, progress)
         if confirm(plan.report):
             plan.write()
     return msgspec.structs.replace(plan.report, took_ms=(time.perf_counter() - started) * 1000)
@@ -102,13 +107,14 @@ class _Plan:
 
     def __init__(
         self, files: Files, directory: str, target: str, mapping: Mapping | dict[str, Any] | None,
-        progress: Progress | None,
+        tiers: Tiers | None, progress: Progress | None,
     ) -> None:
         self._directory, self._target = directory, target
-        self._tier = LocalTier(files, os.path.join(directory, SEGMENTS_DIRECTORY))
         self._progress, self._done, self._total = progress, 0, 0
         commits = salvage.read_commits(files, directory)
         manifest = commits.manifests[0] if commits.manifests else None
+        self._places = Places(files, directory, "", Tiers()) if manifest is None \
+            else places_of(files, directory, manifest, tiers)
         self._current = manifest is not None and manifest.generation == commits.newest
         self._lost: list[Documents] = []
         self._unknown: list[Documents] = []
@@ -120,7 +126,7 @@ class _Plan:
 
         self._sources: list[Source] = []  # they decide what there is, in the order of the index
         self._spare: list[Source] = []  # they only have copies of it
-        self._named = [] if manifest is None else [entry.name for entry in manifest.segments]
+        self._named = [] if manifest is None else [(entry.tier, entry.name) for entry in manifest.segments]
         self._missing: list[tuple[SegmentEntry, str]] = []  # segments of the commit of which nothing can be read
         self._masks_lost: set[str] = set()  # segments of the commit whose live mask cannot be read
         self._read_segments(commits)
@@ -154,13 +160,16 @@ class _Plan:
 
     def _read_segments(self, commits: salvage.Commits) -> None:
         """The segments of the newest commit; others too, which count if something of that commit is missing."""
-        strays = [name for name in self._tier.list() if name.startswith("seg-") and name not in self._named]
-        entries = {name: commits.entry(name) for name in [*self._named, *strays]}
+        used = {HOT, *(entry.tier for manifest in commits.manifests for entry in manifest.segments)}
+        strays = [(tier, name) for tier in sorted(used) for name in self._places.tier(tier).list()
+                  if name.startswith("seg-") and (tier, name) not in self._named]
+        entries = {place: commits.entry(place[1]) for place in [*self._named, *strays]}
         self._total = sum(entry.size for entry in entries.values() if entry is not None)
-        for name, entry in entries.items():
-            source = salvage.read_segment(self._tier, name, entry, self._mended, self._advance)
+        for (tier, name), entry in entries.items():
+            source = salvage.read_segment(self._places.tier(tier), self._places.hot, name, entry, self._mended,
+                                          self._advance)
             complete = self._current and not self._missing
-            if name in self._named:
+            if (tier, name) in self._named:
                 assert entry is not None
                 if not isinstance(source, Source):
                     self._missing.append((entry, source))

@@ -196,15 +196,18 @@ def _ignore(section: str, what: str, found: Any, expected: Any) -> None:
 
 
 def read_segment(
-    tier: Tier, name: str, entry: SegmentEntry | None, mended: list[str], progress: Progress,
+    tier: Tier, hot: Tier, name: str, entry: SegmentEntry | None, mended: list[str], progress: Progress,
 ) -> Source | str:
-    """The segment of this name, or why nothing of it can be read. What was put right is added to ``mended``."""
+    """The segment of this name in ``tier``, its live mask in ``hot``, or why nothing of it can be read.
+
+    What was put right is added to ``mended``. StoreError if it is in a store that cannot be reached.
+    """
     found = examine(tier, name, entry, mend=True, progress=progress)
     mended += [f"{name}: {one}" for one in found.mended]
     segment = found.segment
     if segment is None or segment.sections.size("ids.hash") != 4 * segment.docs:
         return found.problems[0].what if found.problems else "its number of documents is in doubt"
-    return Source(found, entry, _state(tier, entry, segment.docs, mended))
+    return Source(found, entry, _state(hot, entry, segment.docs, mended))
 
 
 def _state(tier: Tier, entry: SegmentEntry | None, docs: int, mended: list[str]) -> NDArray[np.int8]:
