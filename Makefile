@@ -4,7 +4,7 @@
 # make kernels   compile the kernels that ship, after an edit of theirs
 # make compare CORPUS=docs.jsonl QUERIES=queries.jsonl      the rivals, see docs/performance.md      (ARGS=--help)
 # make test-s3-real   the tests of stores, tiers and snapshots against Ceph's S3 gateway   (Debian; installs it)
-# make crash-long   crashes, kills, full disks and damage for hours, see docs/reliability.md      (SEED=7 begins there)
+# make crash-long   crashes, kills, full disks, faulty stores and damage for hours, see docs/reliability.md      (SEED=7 begins there)
 #
 # Needs Python 3.11 or newer as PYTHON. Everything goes into .venv and .demo of this directory.
 
@@ -30,10 +30,10 @@ test: lint kernels
 ceph := radosgw ceph-mon ceph-osd
 sudo := $(if $(filter 0,$(shell id -u)),,sudo)
 test-s3-real: kernels
-	@command -v $(ceph) >/dev/null && test "$$(command -v $(ceph) | wc -l)" = 3 || \
+	@which $(ceph) >/dev/null || \
 	  { $(sudo) apt-get update -q && $(sudo) apt-get install -q -y --no-install-recommends $(ceph); }
 	@$(BIN)/python -m pytest -q --s3-real tests/test_stores.py tests/test_remote_tier.py tests/test_tiers.py \
-	  tests/test_snapshots.py $(ARGS)
+	  tests/test_snapshots.py tests/crash/test_stores.py $(ARGS)
 
 lint: .venv/ready-to-test
 	@$(BIN)/python -m ruff check
@@ -53,7 +53,8 @@ compare: .venv/ready-to-measure
 from := $(if $(SEED),--seed $(SEED))
 crash-long: .venv/ready-to-test
 	@failed=0; for trial in 'simulate --points 100000 $(from)' 'kill --rounds 1000 $(from)' \
-	  'disk --every --pairs 10000 $(from)' 'locks --rounds 5000 $(from)' 'bytes --bits 8'; do \
+	  'disk --every --pairs 10000 $(from)' 'locks --rounds 5000 $(from)' \
+	  'stores --scripts 50000 $(from)' 'bytes --bits 8'; do \
 	  echo "$$trial"; $(BIN)/python -m tests.crash.$$trial || failed=1; done; \
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/properties || failed=1; exit $$failed
 

@@ -3,6 +3,7 @@
 ``--corpora PATH`` (or ``QUIDDITCH_CORPORA``) names a directory of ``NAME.jsonl.zst``, ``NAME.queries.tsv``,
 ``NAME.qrels``; tests that need one are skipped without it. ``--lucene`` runs the comparisons with Lucene.
 ``--s3-real`` takes Ceph's gateway (`tests.rgw`) where else moto serves S3, and adds the tests that need a real one.
+``--fault-scripts 5000`` runs so many scripts of faulty stores.
 ``HYPOTHESIS_PROFILE=long`` searches for counterexamples for hours, ``ci`` (the default) for seconds;
 ``raw`` shows the first one unshrunk.
 """
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--corpora", metavar="PATH", default=os.environ.get("QUIDDITCH_CORPORA"),
                     help="directory of corpora (default: QUIDDITCH_CORPORA)")
     group.addoption("--lucene", action="store_true", help="also compare with Lucene (needs Java)")
+    group.addoption("--fault-scripts", metavar="N", type=int, default=500,
+                    help="scripts of faulty stores (default: 500)")
     group.addoption("--s3-real", action="store_true", default=bool(os.environ.get("QUIDDITCH_S3_REAL")),
                     help="S3 is Ceph's gateway, not moto (needs Ceph: make test-s3-real)")
 

@@ -247,6 +247,8 @@ class Maintenance:
     def _note(self, error: BaseException, heir: Holding | None) -> None:
         """Draw the consequences of an error: refuse all further writes, or leave nothing behind."""
         writer = self._writer
+        if isinstance(error, StoreError):
+            writer.swept = False  # it may have done what it says it has not
         if isinstance(error, StorageError) and error.action.startswith("sync"):
             writer.failure = error  # nothing is known of the file, and nothing will be by syncing it again
         if heir is not None and heir.entry is not None and writer.failure is None and heir not in writer.holdings:
