@@ -222,6 +222,15 @@ def test_threads_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(files) == 1
 
 
+def test_values_without_tokens_come_last(tmp_path: Path) -> None:
+    with qc.create(tmp_path / "index", MAPPING, settings={"index.refresh_interval": -1}) as index:
+        for text in ("a whale", "", ""):
+            index.bulk([{"id": text, "text": text}] if text else [{"id": "none", "text": text}], id="id")
+        index.refresh()
+        assert [hit.id for hit in index.search(qc.query.Match("text", "whale")).hits] == ["a whale"]
+        assert index.count(qc.query.Exists("text")) == 2
+
+
 def test_what_threads_fail_to_analyse_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other threads run out of memory, and interrupts come while their work is awaited: nothing is lost."""
     monkeypatch.setattr(builder, "CHUNK", 1)

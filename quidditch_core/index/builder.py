@@ -351,7 +351,7 @@ class _Stream:
         edges = itertools.accumulate((part.ids.size for part in self._parts), initial=0)
         groups: list[list[_Tokens]] = [[] for _ in range(count)]
         for edge, part in zip(edges, self._parts, strict=False):
-            groups[edge * count // max(1, self.size)].append(part)
+            groups[edge * count // (self.size + 1)].append(part)
         return groups
 
     def sort(self, ranks: NDArray[np.uint32], totals: list[NDArray[np.int64]], size: int, gap: int) -> _Sorted:
