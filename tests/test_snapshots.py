@@ -744,3 +744,17 @@ def test_bad_input(tmp_path: Path) -> None:
         with pytest.raises(SettingsError):
             repository.expire(**arguments)
     assert os.listdir(tmp_path / "repository" / "snapshots") == [f"{info.name}.json"]
+
+
+def test_what_is_published_is_restored_into_a_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiers = qc.Tiers(cold=f"file://{tmp_path}/cold")
+    with filled(tmp_path / "books") as index:
+        index.publish(str(tmp_path / "published"))
+        expected = contents(index)
+    with qc.restore(str(tmp_path / "published"), tmp_path / "restored", tier="cold", tiers=tiers) as restored:
+        assert {info.tier for info in restored.segments()} == {"cold"}
+        assert contents(restored) == expected
+        assert restored.check().ok
+    with pytest.raises(SettingsError, match="no place"):
+        qc.restore(str(tmp_path / "published"), tmp_path / "other", tier="cold")
