@@ -17,10 +17,10 @@ from ..errors import QueryError
 from ..mapping import BadValue, FieldType, Mapping
 from ..segment import Segment, bit_count, docs_of, full_bitmap
 from . import columns, postings
-from .best import NOTHING_FOUND, Found, Ready
-from .execute import bitmap, count, first, scored, top
+from .best import NOTHING_FOUND, Found, Ready, prepare
+from .execute import bitmap, count, first, leads, scored, top
 from .page import BestPage, Page, Row
-from .plan import AllPlan, NothingPlan, Plan, ScorePlan, TermPlan
+from .plan import AllPlan, NothingPlan, Plan, ScorePlan
 from .view import Leaf, View
 
 SCORE, DOC = "_score", "_doc"
@@ -140,12 +140,16 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
     entries: list[_Entry] = []
     found = 0
     path = "exhaustive"
+    ordered = [_is_sorted(leaf.segment, keys) for leaf in view.leaves]
+    track = request.track_total_hits
+    known = None if track is False or not all(ordered) else _number(plan, view)
     for number, leaf in enumerate(view.leaves):
         if isinstance(plan, NothingPlan):
             break
-        if _is_sorted(leaf.segment, keys):
-            docs, matching_docs = _first(plan, leaf, size, _most(request.track_total_hits, found))
-            found, path, scores = found + matching_docs, "sorted", np.zeros(0, np.float32)
+        if ordered[number]:
+            most = 0 if track is False or known is not None else None if track is True else max(0, track + 1 - found)
+            docs, matched = _first(plan, leaf, size, most)
+            found, path, scores = found + matched, "sorted", np.zeros(0, np.float32)
         elif wants_score:
             docs, scores = scored(plan, leaf.segment, leaf.live)
             found += docs.size
@@ -162,7 +166,7 @@ def _by_keys(plan: Plan, view: View, request: SearchRequest, keys: list[_Key]) -
     for at in range(len(keys) - 1, -1, -1):
         entries.sort(key=lambda entry: entry.order[at], reverse=keys[at].descending)
     rows = [Row(entry.leaf, entry.doc, entry.score, entry.values) for entry in entries[request.from_ : size]]
-    return Page(rows, found, None, view, request, path)
+    return Page(rows, found if known is None else known, None, view, request, path)
 
 
 def _is_sorted(segment: Segment, keys: list[_Key]) -> bool:
@@ -176,17 +180,23 @@ def _is_sorted(segment: Segment, keys: list[_Key]) -> bool:
         and key.greatest == by.greatest for key, by in zip(keys, order, strict=False))
 
 
-def _most(track: bool | int, found: int) -> int | None:
-    """How many more hits are to be counted, None for all, when some are found already."""
-    return None if track is True else 0 if track is False else max(0, track + 1 - found)
+def _number(plan: Plan, view: View) -> int | None:
+    """How many live documents match, where that is known sooner than by going through them."""
+    ready = None if isinstance(plan, AllPlan) else prepare(plan, view)
+    return None if ready is None else ready.number()
 
 
 def _first(plan: Plan, leaf: Leaf, size: int, most: int | None) -> tuple[NDArray[np.uint32], int]:
-    """The first ``size`` documents that match, and how many do, at least if that is more than ``most``."""
-    if most is None or (leaf.live is None and isinstance(plan, AllPlan | TermPlan)):  # or where that is known
-        return first(plan, leaf.segment, leaf.live, size), count(plan, leaf.segment, leaf.live)
-    docs = first(plan, leaf.segment, leaf.live, max(size, most))
-    return docs[:size], docs.size
+    """The first ``size`` documents that match, and how many do, or at least as many as ``most`` (None: all)."""
+    if isinstance(plan, AllPlan):
+        return first(plan, leaf.segment, leaf.live, size), leaf.live_docs
+    if most is not None and leads(plan):
+        docs = first(plan, leaf.segment, leaf.live, max(size, most))
+        return docs[:size], docs.size
+    matching = bitmap(plan, leaf.segment)
+    if leaf.live is not None:
+        matching = matching & leaf.live
+    return columns.first_bits(matching, size).astype(np.uint32), bit_count(matching)
 
 
 def _candidates(

@@ -234,11 +234,16 @@ def count(plan: Plan, segment: Segment, live: Bitmap | None) -> int:
     return bit_count(matching if live is None else matching & live)
 
 
+def leads(plan: Plan) -> bool:
+    """Whether the boolean kernel finds the documents of a plan one after another."""
+    return isinstance(plan, TermPlan) or (isinstance(plan, BoolPlan) and bool(plan.must or plan.minimum))
+
+
 def first(plan: Plan, segment: Segment, live: Bitmap | None, size: int) -> NDArray[np.uint32]:
     """The first ``size`` live documents that match, ascending."""
     if isinstance(plan, AllPlan) and live is None:
         return np.arange(min(size, segment.docs), dtype=np.uint32)
-    if isinstance(plan, TermPlan) or (isinstance(plan, BoolPlan) and (plan.must or plan.minimum)):
+    if leads(plan):
         query = _Boolean(plan if isinstance(plan, BoolPlan) else BoolPlan(must=(plan,)), segment, live)
         return query.first(size) if query.possible else NONE.docs
     matching = bitmap(plan, segment)

@@ -40,6 +40,7 @@ _SHARE = 256 << 10  # raw bytes that make another thread worth while
 BATCH = 4 << 20
 """Raw bytes that are encoded at once."""
 
+_RUN = 8  # units in a row that are sooner copied than encoded with what is before and behind them
 _WINDOW = 1 << 16  # documents whose order is looked at together
 _UNITS = 64  # decoded units that are kept while documents are moved
 
@@ -156,7 +157,7 @@ class _Run(NamedTuple):
 
 
 def _runs(segment: Segment, numbers: NDArray[np.int32]) -> list[_Run]:
-    """The units whose documents all live and stay together."""
+    """The units whose documents all live and stay together, where there are some in a row."""
     edges = unit_edges(segment)
     breaks = np.concatenate([[0], np.cumsum(np.diff(numbers) != 1)])
     starts, counts = numbers[edges[:-1]], np.diff(edges)
@@ -166,7 +167,7 @@ def _runs(segment: Segment, numbers: NDArray[np.int32]) -> list[_Run]:
     apart = (np.diff(whole) > 1) | (np.diff(starts[whole]) != counts[whole[:-1]])
     firsts, lasts = whole[np.concatenate([[True], apart])], whole[np.concatenate([apart, [True]])]
     return [_Run(start, segment, begin, end) for start, begin, end in zip(
-        starts[firsts].tolist(), firsts.tolist(), (lasts + 1).tolist(), strict=True)]
+        starts[firsts].tolist(), firsts.tolist(), (lasts + 1).tolist(), strict=True) if end - begin >= _RUN]
 
 
 class _Move:
