@@ -321,3 +321,12 @@ def test_a_buffer_is_compressed_as_it_fills_up(codec: str, tmp_path: Path, monke
         assert index.check().ok
     with qc.open(tmp_path / "index") as index:
         same(index)
+
+
+def test_the_last_part_of_a_bulk_may_have_no_tokens(tmp_path: Path) -> None:
+    with qc.create(tmp_path / "index", {"properties": {"body": {"type": "text"}}}) as index:
+        for body in ("a whale", ""):
+            index.bulk([{"id": body or "none", "body": body}], id="id")
+        index.refresh()
+        assert index.count({"match": {"body": "whale"}}) == 1
+        assert index.count({"exists": {"field": "body"}}) == 2
