@@ -222,8 +222,7 @@ class Names(Kind):
             isinstance(name, str) and (name in self.choice if self.choice else bool(name)) for name in native)
 
     def write(self, native: Any) -> str | list[str]:
-        found: str = native[0]
-        return found if len(native) == 1 else list(native)
+        return "".join(native) if len(native) == 1 else list(native)
 
 
 class Mark(Kind):

@@ -122,7 +122,7 @@ def test_every_option_of_a_request_is_explained() -> None:
 def test_the_settings_are_those_of_the_code() -> None:
     row = r"^\| `((?:index|indices|cluster|thread_pool)\.[\w.]+)` \| `(\S+)` \|"
     rows = dict(re.findall(row, page("running.md"), re.MULTILINE))
-    defaults = {one.metadata["key"]: one.metadata["kind"].write(one.default) for one in fields(qc.Settings)}
+    defaults = {one.metadata["key"]: str(one.metadata["kind"].write(one.default)) for one in fields(qc.Settings)}
     assert rows == defaults
 
 
