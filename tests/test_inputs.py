@@ -170,3 +170,16 @@ def test_progress_tells_documents_and_megabytes(
     assert ("5000" if bar else "5,000 documents") in told
     index.bulk(DOCS, id="key")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 70, 4_096, 4_200])
+def test_what_came_before_an_error_of_the_caller_is_indexed(index: Any, count: int) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from DOCS[:count]
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        index.bulk(broken(), id="key")
+    index.refresh()
+    assert index.count() == count
+    assert count == 0 or index.get(str(count - 1)).source == DOCS[count - 1]

@@ -347,8 +347,8 @@ class Index:
         pandas (needs pyarrow). ``id`` names the field that holds each one's id (a string or an integer); without it
         ids are generated. ``progress`` shows documents and megabytes a second on stderr.
 
-        Raises DocumentError for what holds no documents, StorageError where reading a file fails; what was read
-        before is indexed.
+        Raises DocumentError for what holds no documents, StorageError where reading a file fails, and what an iterable
+        raises; what was read before is indexed.
         """
         from . import inputs
 

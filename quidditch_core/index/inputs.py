@@ -54,11 +54,19 @@ def runs(docs: Any) -> Iterator[Run]:
 
 
 def _items_as_runs(docs: Iterable[Any]) -> Iterator[Run]:
-    """The size of dicts is judged by some of them."""
+    """The size of dicts is judged by some of them. What the caller raises comes after what he gave before."""
     source = iter(docs)
     run: list[Any] = []
     size = 0
-    while part := list(itertools.islice(source, STEP)):
+    raised: Exception | None = None
+    while raised is None:
+        part: list[Any] = []
+        try:
+            part.extend(itertools.islice(source, STEP))  # keeps what it had taken
+        except Exception as error:
+            raised = error
+        if not part:
+            break
         run += part
         if isinstance(part[0], bytes | bytearray | str) and len(set(map(type, part))) == 1:
             size += sum(map(len, part))
@@ -69,6 +77,8 @@ def _items_as_runs(docs: Iterable[Any]) -> Iterator[Run]:
             run, size = [], 0
     if run:
         yield Run(run, size)
+    if raised is not None:
+        raise raised
 
 
 def _weight(doc: Any) -> int:
