@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quidditch_core as qc
-from quidditch_core.errors import IndexNotFoundError, InvalidNameError
+from quidditch_core.errors import IndexNotFoundError, InvalidNameError, StorageError
 from quidditch_core.files import OS_FILES, OsFile, storage_error
+from quidditch_core.index import facade
 from quidditch_core.index.check import check, check_index
 from quidditch_core.index.findings import Findings
 from quidditch_core.index.manifest import SegmentEntry
@@ -28,6 +29,7 @@ from quidditch_core.index.verify import verify
 from quidditch_core.index.view import View
 from quidditch_core.result import CheckReport
 from quidditch_core.segment import RamSections, Segment
+from quidditch_core.tiering.testing import CrashFiles
 from tests import damage
 from tests.properties import strategies as some
 from tests.test_format import DOCUMENTS, MAPPING
@@ -485,3 +487,18 @@ def test_the_command(index: Path) -> None:
     assert bad.exit_code == 1
     assert f"{first(index).name}, norms/body: page 0 fails its checksum" in bad.output
     assert run(app, ["check", str(index / "nowhere")]).exit_code == 1
+
+
+def test_what_the_log_could_not_take_leaves_no_problem() -> None:
+    files = CrashFiles()
+    index = facade._create(files, "/books", qc.Mapping.from_dict({}), qc.Settings.from_dict(SETTINGS), background=False)
+    index.put("kept", {"n": 1})
+    files.fail("pwrite", number=errno.ENOSPC, path="*/translog/*")
+    with pytest.raises(StorageError):
+        index.bulk([{"n": 2}, {"n": 3}])
+    index.put("after", {"n": 4})
+    assert index.check().problems == []
+    with facade._open(files.after_crash(0, "kill"), "/books", background=False) as again:
+        assert again.check().problems == []
+        again.refresh()
+        assert (again.count(), again.get("after").source) == (2, {"n": 4})  # type: ignore[union-attr]
