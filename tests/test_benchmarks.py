@@ -18,6 +18,9 @@ MODULES = sorted({name for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md
 def test_a_benchmark_of_the_documentation_starts(module: str, python_env: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False,
                           cwd=ROOT, env=python_env)
+    if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", done.stderr):
+        assert missing[1] not in ("quidditch_core", "benchmarks", "tests"), done.stderr
+        pytest.skip(f"needs {missing[1]}, of the extra bench")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage:")
 

@@ -348,7 +348,7 @@ class _Stream:
     def _groups(self) -> list[list[_Tokens]]:
         """The parts in order, for each thread as many tokens."""
         count = min(self._threads, 1 + self.size // BLOCK_TOKENS)
-        edges = itertools.accumulate((part.ids.size for part in self._parts), initial=0)
+        edges = itertools.accumulate([part.ids.size for part in self._parts], initial=0)
         groups: list[list[_Tokens]] = [[] for _ in range(count)]
         for edge, part in zip(edges, self._parts, strict=False):
             groups[edge * count // (self.size + 1)].append(part)

@@ -381,7 +381,7 @@ class Index:
 
     def _bulk(
         self, docs: list[Any], position: int, id: str | None, failed: list[BulkFailure], *, singly: bool,
-        later: list[Future[None]] | None,
+        later: list[Future[None]] | None = None,
     ) -> int:
         """Index a run of documents, logged as one batch; how many of them had to be read one by one."""
         mapping = self._writable().mapping

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import CO_GENERATOR
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,17 @@ def test_what_json_lacks_is_refused_in_bulk(tmp_path: Path, value: Any) -> None:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the ``at``-th call of a function of the package, as Ctrl-C may anywhere."""
+    """Raises KeyboardInterrupt at the ``at``-th call of a function of the package, as Ctrl-C may anywhere.
+
+    Not of a generator: what is raised while one is closed is lost.
+    """
 
     def __init__(self, at: int) -> None:
         self._left = at
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if event == "call" and "/quidditch_core/index/" in frame.f_code.co_filename:
+        code = frame.f_code
+        if event == "call" and "/quidditch_core/index/" in code.co_filename and not code.co_flags & CO_GENERATOR:
             self._left -= 1
             if self._left == 0:
                 raise KeyboardInterrupt
