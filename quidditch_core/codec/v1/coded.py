@@ -223,6 +223,7 @@ class Coded:
         self._name, self._stored, self._width, self._need = name, stored, width, need
         self._count = size // width
         self._places: list[int] | None = None
+        self._decoding = threading.Lock()
         self.size = size
         self.last_use = 0
         self.decoded: _Decoded | None = None
@@ -244,7 +245,8 @@ class Coded:
             last = (start + length - 1) // granule if length else -1
             missing += [at for at in range(start // granule, last + 1) if not there[at]]
         if missing:
-            self._decode(decoded, sorted(set(missing)))
+            with self._decoding:  # nobody may write again what another thread has begun to read
+                self._decode(decoded, sorted({at for at in missing if not there[at]}))
         return decoded.data
 
     def _decode(self, decoded: _Decoded, missing: list[int]) -> None:
